@@ -1,0 +1,126 @@
+"""Bulk data between PostgreSQL and Arrow files, over ADBC, in bounded memory.
+
+Reading happens in one transaction that always ends in ROLLBACK, with the creator's rights (``worker_stage.sql`` has the
+story); the connection is closed with it, because a user's query may have left things behind in the session. Writing a
+result happens in the one transaction that makes the job SUCCEEDED. Synchronous: call it in a thread.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import adbc_driver_postgresql.dbapi as adbc
+import pyarrow as pa
+import psycopg
+from adbc_driver_manager import dbapi
+
+from kwdbml.errors import KwdbmlError, WrongState
+from kwdbml.queries import QUERIES
+
+#: An Arrow batch of about this size is in memory at a time, read or written.
+BATCH_BYTES = 8 * 1024 * 1024
+_PRIMARY = re.compile(r"(?:ERROR|FATAL):\s+(?P<message>.*?)(?=\n|$)")
+_FIELD = re.compile(r"^(?P<name>DETAIL|HINT):\s+(?P<text>.*)$", re.MULTILINE)
+
+
+class DatabaseError(KwdbmlError):
+    """What PostgreSQL said to a statement over ADBC, with its own SQLSTATE."""
+
+    def __init__(self, sqlstate: str, message: str, *, hint: str = "", detail: str = "") -> None:
+        super().__init__(message, hint=hint, detail=detail)
+        self.sqlstate = sqlstate
+
+    @property
+    def type_name(self) -> str:
+        try:
+            return psycopg.errors.lookup(self.sqlstate).__name__
+        except KeyError:
+            return "DatabaseError"
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """What lies in the Arrow file: per wanted column its name, role (feature, target, carried) and Arrow column."""
+
+    columns: list[dict[str, str]]
+    rows: int
+    bytes: int
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """ADBC's errors as ours."""
+    try:
+        yield
+    except dbapi.Error as error:
+        text = str(error)
+        primary = _PRIMARY.search(text)
+        fields = {m["name"].lower(): m["text"] for m in _FIELD.finditer(text)}
+        raise DatabaseError(error.sqlstate or "08006", primary["message"] if primary else text, **fields) from None
+
+
+class Reader:
+    """Reads one job's data set; ``cancel`` may be called from another thread."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._cursor: Any = None
+        self._canceled = False
+
+    def cancel(self) -> None:
+        self._canceled = True
+        cursor = self._cursor
+        if cursor is not None:
+            cursor.adbc_cancel()
+
+    def stage(self, job: str, token: str, target: Path, progress: Callable[[int], None]) -> Staged:
+        """Write the job's data to ``target``; ``progress`` is told the rows so far. DatabaseError as the query's own."""
+        with _errors(), adbc.connect(self._dsn) as connection:
+            try:
+                with connection.cursor() as cursor:
+                    self._cursor = cursor
+                    cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(BATCH_BYTES)})
+                    cursor.execute(QUERIES["stage"], parameters=(job, token))
+                    statement, path, columns = cursor.fetchone()
+                    cursor.execute(QUERIES["set_path"], parameters=(path,))
+                    cursor.fetchone()
+                    if self._canceled:
+                        raise WrongState("canceled while staging")
+                    cursor.execute(statement)
+                    rows = self._copy(cursor.fetch_record_batch(), target, progress)
+            finally:
+                self._cursor = None
+                connection.rollback()
+        return Staged(json.loads(columns), rows, target.stat().st_size)
+
+    @staticmethod
+    def _copy(batches: pa.RecordBatchReader, target: Path, progress: Callable[[int], None]) -> int:
+        rows = 0
+        with pa.OSFile(str(target), "wb") as file, pa.ipc.new_file(file, batches.schema) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+                rows += batch.num_rows
+                progress(rows)
+        return rows
+
+
+def land_rows(dsn: str, job: str, token: str, outcome: dict[str, Any], rows: Callable[[list[dict[str, str]]], pa.RecordBatchReader]) -> None:
+    """The final transaction of a BATCH_PREDICT job: open the result table, COPY ``rows(columns)`` into it, land the job."""
+    with _errors(), adbc.connect(dsn) as connection, connection.cursor() as cursor:
+        try:
+            cursor.execute(QUERIES["lock_timeout"])
+            cursor.execute(QUERIES["result_open"], parameters=(job, token))
+            schema, table, columns = cursor.fetchone()
+            cursor.adbc_ingest(table, rows(json.loads(columns)), mode="append", db_schema_name=schema)
+            cursor.execute(QUERIES["land_rows"], parameters=(job, token, json.dumps(outcome)))
+            cursor.fetchone()
+            connection.commit()
+        except BaseException:
+            connection.rollback()
+            raise

@@ -1,0 +1,103 @@
+"""The detached worker of the embedded server."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import time
+from dataclasses import dataclass
+
+from kwdbml.embedded.database import WORKER, dsn
+from kwdbml.embedded.place import Place
+from kwdbml.embedded.process import Process, spawn
+from kwdbml.embedded.server import HOST, tail
+from kwdbml.errors import WrongState
+from kwdbml.readiness import READY, VARIABLE
+
+#: The caller's variables that the worker keeps; the rest is not its business.
+_KEPT = ("PATH", "PYTHONPATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_CACHE_HOME", "SSL_CERT_FILE")
+_KEPT_PREFIXES = ("KWDBML_", "UV_", "PIP_", "OMP_")
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    place: Place
+    port: int
+
+    @property
+    def command(self) -> list[str]:
+        """Without the password: arguments are for everybody on the machine to see. libpq finds it in PGPASSFILE."""
+        return [sys.executable, "-m", "kwdbml", "worker", "--dsn", dsn(WORKER, None, self.port)]
+
+    def environment(self) -> dict[str, str]:
+        kept = {k: v for k, v in os.environ.items() if k in _KEPT or k.startswith(_KEPT_PREFIXES)}
+        return kept | {"PGPASSFILE": str(self.place.passfile)}
+
+    def running(self) -> Process | None:
+        """The worker of this port, if it lives."""
+        process = Process.load(self.place.worker_pid)
+        if process is None or self.command[-1] not in process.command():
+            return None
+        return process
+
+    def start(self, password: str, timeout: float = 120.0) -> Process:
+        """Start the worker unless it runs, and wait until it says that it is ready."""
+        found = self.running()
+        if found is not None:
+            return found
+        stop(self.place, drain=30.0)  # one that runs for another port
+        self._write_passfile(password)
+        receive, send = os.pipe()
+        try:
+            process = spawn(
+                self.command,
+                log=self.place.worker_log,
+                cwd=self.place.base,
+                env=self.environment() | {VARIABLE: str(send)},
+                pass_fds=[send],
+            )
+            os.close(send)
+            send = -1
+            if process is not None:
+                process.save(self.place.worker_pid)
+            if process is None or not _says_ready(receive, timeout):
+                stop(self.place, drain=0.0)
+                raise WrongState("the worker does not start", detail=tail(self.place.worker_log))
+            return process
+        finally:
+            os.close(receive)
+            if send >= 0:
+                os.close(send)
+
+    def _write_passfile(self, password: str) -> None:
+        fresh = self.place.passfile.with_suffix(".new")
+        fresh.unlink(missing_ok=True)
+        fresh.touch(mode=0o600)
+        fresh.write_text(f"{HOST}:{self.port}:*:{WORKER}:{password}\n", encoding="ascii")
+        fresh.replace(self.place.passfile)
+
+
+def _says_ready(pipe: int, timeout: float) -> bool:
+    """Whether the worker announces itself in time; a worker that dies closes the pipe."""
+    deadline = time.monotonic() + timeout
+    received = b""
+    while not received.endswith(READY):
+        left = deadline - time.monotonic()
+        if left <= 0 or not select.select([pipe], [], [], left)[0]:
+            return False
+        part = os.read(pipe, 64)
+        if not part:
+            return False
+        received += part
+    return True
+
+
+def stop(place: Place, drain: float) -> bool:
+    """Stop the worker: SIGTERM, on which it finishes what it is writing, then SIGKILL. Whether it ran."""
+    process = Process.load(place.worker_pid)
+    if process is not None:
+        process.stop([(signal.SIGTERM, drain), (signal.SIGKILL, 10.0)])
+    place.worker_pid.unlink(missing_ok=True)
+    return process is not None

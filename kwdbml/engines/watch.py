@@ -1,0 +1,190 @@
+"""What one run may use, enforced from outside: memory, cores, disk; and the end of all its processes.
+
+Standard library only and light to import: part of the supervisor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+
+from kwdbml.engines import procs
+from kwdbml.engines.cgroups import Cgroup
+from kwdbml.engines.trees import disk_usage
+
+#: A job that fills the disk takes the database on it down too: it ends while this much is left.
+DISK_RESERVE = 256 << 20
+
+
+class Limits:
+    """Of one run; None: none. ``memory`` and ``disk`` in bytes, ``ttl`` in seconds, ``cpus`` the cores it runs on."""
+
+    def __init__(self, limits: dict[str, object]) -> None:
+        memory, ttl, cpus, disk = (limits.get(name) for name in ("memory", "ttl", "cpus", "disk"))
+        self.memory = memory if isinstance(memory, int) else None
+        self.ttl = float(ttl) if isinstance(ttl, int | float) else None
+        self.cpus = {int(cpu) for cpu in cpus} if isinstance(cpus, list) else None
+        self.disk = disk if isinstance(disk, int) else None
+
+
+class Group:
+    """All processes of a run.
+
+    ``init`` (set when bubblewrap has told it) is the first process of the job's pid namespace: the kernel ends all
+    others there before it ends. ``uid``: the user that only this run uses, if there is one. All are descendants of the
+    process that uses this class.
+    """
+
+    def __init__(self, cgroup: Cgroup | None, uid: int | None) -> None:
+        self.cgroup = cgroup
+        self.uid = uid
+        self.init: int | None = None
+        self.init_fd: int | None = None
+
+    def set_init(self, pid: int) -> None:
+        with contextlib.suppress(OSError):
+            self.init_fd = os.pidfd_open(pid)
+            self.init = pid
+
+    def pids(self) -> list[int]:
+        if self.cgroup is not None:
+            return self.cgroup.pids()
+        # Without a pid namespace too: the supervisor is the parent of every orphan (launcher.adopt_orphans).
+        return procs.descendants(os.getpid())[1:]
+
+    def kill(self) -> None:
+        """Send SIGKILL to everything; no process of the run can add another one that this misses for long."""
+        if self.init_fd is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.init_fd, signal.SIGKILL)
+        elif self.uid is not None:
+            _kill_as(self.uid)
+        # Without a namespace a fork could outrun us: stopped first, a parent makes no more children.
+        for signum in (signal.SIGSTOP, signal.SIGKILL):
+            seen: set[int] = set()
+            while fresh := set(self.pids()) - seen:
+                seen |= fresh
+                for pid in fresh:
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        os.kill(pid, signum)
+
+
+def _kill_as(uid: int) -> None:
+    """kill(-1) as that user: the kernel signals all its processes in one go, which no fork outruns."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgroups([])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+            os.kill(-1, signal.SIGKILL)
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+
+
+class Watch:
+    """Applies limits to a group and looks, when asked, whether they hold."""
+
+    def __init__(self, group: Group, limits: Limits, outputs: str, most_processes: int) -> None:
+        self._group = group
+        self._limits = limits
+        self._outputs = outputs
+        self._most = most_processes
+
+    def apply(self) -> str:
+        """Before the job's code runs. Returns what cannot be had, as ``memory`` does."""
+        self.pin()
+        limit = self._limits.memory
+        if limit is None:
+            return ""
+        if self._group.cgroup is not None:
+            return "" if self._group.cgroup.limit_memory(limit) else self._too_much()
+        for pid in self._group.pids():
+            _limit_data(pid, limit)
+        return ""
+
+    def memory(self) -> str:
+        """A sentence when the run uses more memory than it may, else ''."""
+        limit = self._limits.memory
+        if self._group.cgroup is not None:
+            return self._too_much() if self._group.cgroup.oom_kills() else ""
+        pids = self._group.pids()
+        if len(pids) > self._most:
+            for pid in pids[self._most :]:  # a fork bomb where the kernel counts no processes for us
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+        if limit is None or sum(map(_resident, pids)) <= limit:
+            return ""
+        # Pages that forked children share with their parent were counted once for each: look closer before killing.
+        return self._too_much() if sum(map(_proportional, pids)) > limit else ""
+
+    def disk(self) -> str:
+        """A sentence when the outputs take more disk than they may or the disk is nearly full, else ''."""
+        limit = self._limits.disk
+        if limit is not None and disk_usage(self._outputs, limit) is None:
+            return f"The job's files take more than {limit / (1 << 20):,.0f} MiB or are too many."
+        free = os.statvfs(self._outputs)
+        if free.f_bavail * free.f_frsize < DISK_RESERVE:
+            return f"The disk has less than {DISK_RESERVE >> 20} MiB left."
+        return ""
+
+    def pin(self) -> None:
+        """Keep every thread on the run's cores, also one that has asked for others meanwhile."""
+        cpus = self._limits.cpus
+        if cpus is None:
+            return
+        for pid in self._group.pids():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                for thread in os.listdir(f"/proc/{pid}/task"):
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        if os.sched_getaffinity(int(thread)) != cpus:
+                            os.sched_setaffinity(int(thread), cpus)
+
+    def _too_much(self) -> str:
+        return f"The job needed more than its {(self._limits.memory or 0) / (1 << 20):,.0f} MiB of memory."
+
+
+def _status(pid: int) -> dict[str, int]:
+    """VmData, RssAnon, RssShmem … of a process in bytes; empty when it is gone."""
+    values = {}
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                name, _, value = line.partition(":")
+                if value.endswith(" kB\n"):
+                    values[name] = int(value[:-4]) * 1024
+    except (FileNotFoundError, ProcessLookupError):
+        return {}
+    return values
+
+
+def _resident(pid: int) -> int:
+    """Memory that only the process's end gives back: anonymous and shared, not mapped files."""
+    values = _status(pid)
+    return values.get("RssAnon", 0) + values.get("RssShmem", 0)
+
+
+def _proportional(pid: int) -> int:
+    """Like ``_resident``, a page shared by n processes counted as 1/n of a page."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii", errors="replace") as file:
+            values = dict(line.split(":", 1) for line in file if line.startswith("Pss_"))
+        return sum(int(values[name].split()[0]) * 1024 for name in ("Pss_Anon", "Pss_Shmem"))
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    except (PermissionError, KeyError):  # an older kernel, or not ours to look at
+        return _resident(pid)
+
+
+def _limit_data(pid: int, limit: int) -> None:
+    """Let one giant allocation fail as MemoryError, which a look several times a second would see too late.
+
+    What the process has reserved without using (stacks, arenas) is not held against it.
+    """
+    values = _status(pid)
+    room = limit + max(0, values.get("VmData", 0) - values.get("RssAnon", 0)) + (64 << 20)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        resource.prlimit(pid, resource.RLIMIT_DATA, (room, room))

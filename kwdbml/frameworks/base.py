@@ -1,0 +1,162 @@
+"""What a step asks of a machine-learning framework, and what those with scikit-learn's interface share."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from kwdbml.errors import InvalidParameter
+
+#: What a model predicts on: a frame with named columns, an array, or TensorFlow's named tensors.
+Inputs = Any
+Array = npt.NDArray[Any]
+
+
+class Framework(Protocol):
+    """``directory`` is always the bundle's ``model/``."""
+
+    name: str
+
+    @property
+    def files(self) -> str:
+        """What ``load`` looks for, for error messages."""
+
+    def is_model(self, value: Any) -> bool:
+        """Whether ``save`` and ``predict`` know what to do with it."""
+
+    def save(self, model: Any, directory: Path) -> None:
+        """Write it the framework's usual way."""
+
+    def find(self, directory: Path) -> Path | None:
+        """The file or directory that ``load`` would read."""
+
+    def load(self, directory: Path) -> Any:
+        """The model. InvalidParameter when there is no file to load, or when it holds something else."""
+
+    def set_threads(self, model: Any, threads: int) -> None:
+        """Have a loaded model predict with that many threads."""
+
+    def predict(self, model: Any, inputs: Inputs) -> Array:
+        """The model's own answer: (rows,), or (rows, k) for several targets or class probabilities."""
+
+    def scores(self, model: Any, inputs: Inputs) -> Array | None:
+        """(rows, classes) probabilities or decision values, in the order of ``classes``; None without them."""
+
+    def classes(self, model: Any) -> list[Any] | None:
+        """The labels that the model was trained on, when it knows them."""
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """The module; InvalidParameter with the cure when it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise InvalidParameter(
+            f"{module} cannot be imported where jobs run: {error}",
+            hint=f"install it there: pip install 'kwdbml[{extra}]'",
+        ) from error
+
+
+class Estimators:
+    """Models with scikit-learn's interface (``predict``, maybe ``predict_proba``), as one pickle file."""
+
+    name = "sklearn"
+    pickles: tuple[str, ...] = ("model.joblib", "model.pkl", "model.pickle")
+    native: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> str:
+        return ", ".join(f"model/{name}" for name in (*self.pickles, *self.native))
+
+    def is_model(self, value: Any) -> bool:
+        return callable(getattr(value, "predict", None)) and not isinstance(value, type)
+
+    def save(self, model: Any, directory: Path) -> None:
+        import joblib
+
+        joblib.dump(model, directory / self.pickles[0])
+
+    def find(self, directory: Path) -> Path | None:
+        paths = [directory / name for name in (*self.pickles, *self.native)]
+        return next((path for path in paths if path.is_file()), None)
+
+    def load(self, directory: Path) -> Any:
+        path = self.find(directory)
+        if path is None:
+            raise InvalidParameter(f"the model bundle has none of {self.files}")
+        model = self.load_native(path) if path.name in self.native else self._unpickled(path)
+        if not self.is_model(model):
+            raise InvalidParameter(f"model/{path.name} holds a {type(model).__name__}, which has no predict method")
+        return model
+
+    @staticmethod
+    def _unpickled(path: Path) -> Any:
+        """User code runs here. joblib reads plain pickles too, but not every protocol-0 one: those pickle reads."""
+        if path.suffix == ".joblib":
+            import joblib
+
+            return joblib.load(path)
+        with path.open("rb") as file:
+            try:
+                return pickle.load(file)  # noqa: S301 -- in the sandbox, as every model
+            except (pickle.UnpicklingError, ValueError):
+                import joblib
+
+                return joblib.load(path)
+
+    def load_native(self, path: Path) -> Any:
+        raise NotImplementedError(path.name)
+
+    def set_threads(self, model: Any, threads: int) -> None:
+        """Only where the model was saved with a number: None is one thread, and OpenMP's default is the job's share."""
+        if not hasattr(model, "get_params") or not hasattr(model, "set_params"):
+            return
+        parallel = [name for name, value in model.get_params(deep=True).items() if name.endswith("n_jobs") and value]
+        if parallel:
+            model.set_params(**dict.fromkeys(parallel, threads))
+
+    def predict(self, model: Any, inputs: Inputs) -> Array:
+        return as_array(model.predict(for_model(model, inputs)))
+
+    def scores(self, model: Any, inputs: Inputs) -> Array | None:
+        for method in ("predict_proba", "decision_function"):
+            if hasattr(model, method):
+                values = getattr(model, method)(for_model(model, inputs))
+                if isinstance(values, list):  # several targets: one table each
+                    return None
+                return as_array(values)
+        return None
+
+    def classes(self, model: Any) -> list[Any] | None:
+        classes = getattr(model, "classes_", None)
+        return None if classes is None or isinstance(classes, list) else list(np.asarray(classes).tolist())
+
+
+def as_array(values: Any) -> Array:
+    """The values as one array, without guessing a text type of fixed width."""
+    array = values.to_numpy() if isinstance(values, (pd.DataFrame, pd.Series)) else np.asarray(values)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    return array.astype(object) if array.dtype.kind == "U" else array
+
+
+def for_model(model: Any, inputs: Inputs) -> Inputs:
+    """The inputs as the model was fitted: its columns by name and in its order, or a plain array."""
+    names = getattr(model, "feature_names_in_", None)
+    if isinstance(inputs, pd.DataFrame):
+        if names is None:
+            return inputs.to_numpy()
+        wanted = list(names)
+        present = set(inputs.columns)
+        return inputs[wanted] if all(name in present for name in wanted) else inputs
+    array = np.asarray(inputs)
+    if names is not None and array.ndim == 2 and array.shape[1] == len(names):
+        return pd.DataFrame(array, columns=list(names)).infer_objects()
+    return array

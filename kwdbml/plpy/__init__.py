@@ -1,0 +1,61 @@
+"""What the SQL functions call: thin work between SQL and the state machine, with ``plpy`` as an argument.
+
+``sql/functions/internal/_load.sql`` has the one PL/Python body; it calls ``run``. Errors of ours carry their SQLSTATE;
+errors of PostgreSQL pass through with theirs. Both are answers, not exceptions: PL/Python would put "plpy.Error: "
+before the message, so PL/pgSQL raises them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from typing import Any
+
+from kwdbml.errors import InvalidParameter, KwdbmlError
+
+#: What may be called from SQL, by name: everybody may EXECUTE the gateway, so nothing else is reachable.
+FUNCTIONS = {
+    "resolve": "names",
+    "import_training_pipeline": "pipelines",
+    "create_training_pipeline": "pipelines",
+    "algorithms": "pipelines",
+    "train_model": "submit",
+    "evaluate_model": "submit",
+    "batch_predict": "submit",
+}
+
+
+def run(plpy: Any, function: str, arguments: str, bundles: list[bytes | None] | None) -> list[str]:
+    """Call a function of this package: ``["ok", JSON]`` or ``["error", SQLSTATE, message, detail, hint]``."""
+    try:
+        if function not in FUNCTIONS:
+            raise InvalidParameter(f'no such function: "{function}"', hint="Call the functions of schema kwdbml without a leading _.")
+        called = getattr(importlib.import_module(f"kwdbml.plpy.{FUNCTIONS[function]}"), function)
+        return ["ok", json.dumps(called(plpy, *json.loads(arguments), *(bundles or ())))]
+    except KwdbmlError as error:
+        return ["error", error.sqlstate, error.message, error.detail, error.hint]
+    except plpy.SPIError as error:
+        # spidata: sqlerrcode, detail, hint, query, position, schema, table, column, datatype, constraint
+        data = getattr(error, "spidata", None) or (None, None, None)
+        return ["error", getattr(error, "sqlstate", None) or "XX000", str(error), data[1] or "", data[2] or ""]
+
+
+def query(plpy: Any, sql: str, types: list[str], *args: Any) -> list[dict[str, Any]]:
+    """Rows of a statement of ours, prepared once per backend."""
+    plan = _PLANS.get(sql)
+    if plan is None:
+        plan = _PLANS[sql] = plpy.prepare(sql, types)
+    return list(plpy.execute(plan, list(args)))
+
+
+_PLANS: dict[str, Any] = {}
+
+
+def parse_json(value: Any, what: str) -> Any:
+    """The value of a jsonb or text argument: JSON that came as text is parsed, the rest is taken as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise InvalidParameter(f"{what} is not JSON: {error}", hint='For example {"queue": "night"}.') from None

@@ -1,0 +1,47 @@
+"""Names of models and training pipelines: ``schema.object`` or ``object``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kwdbml.errors import InsufficientPrivilege, InvalidParameter, InvalidSchema, NullNotAllowed
+from kwdbml.plpy import query
+
+_HINT = "A name is object or schema.object; the object part is a letter, then letters, digits and underscores, at most 63 bytes."
+
+
+def split(kind: str, name: str | None) -> tuple[str | None, str]:
+    """(schema or None, object) of a well-formed name."""
+    if name is None:
+        raise NullNotAllowed(f"{kind} name is NULL", hint=_HINT)
+    schema, dot, obj = name.strip().rpartition(".")
+    well_formed = (
+        obj
+        and (obj[0].isalpha())
+        and all(c.isalnum() or c == "_" for c in obj)
+        and len(obj.encode()) <= 63
+        and (bool(schema) or not dot)
+        and "\0" not in schema
+    )
+    if not well_formed:
+        raise InvalidParameter(f'invalid {kind} name "{name}"', hint=_HINT)
+    return (schema or None), obj
+
+
+def resolve(plpy: Any, kind: str, name: str | None) -> list[str]:
+    """[schema, object] as the caller means it: an existing schema on which the caller has USAGE."""
+    schema, obj = split(kind, name)
+    rows = query(
+        plpy,
+        "SELECT n.nspname::text AS name, pg_catalog.has_schema_privilege(n.oid, 'USAGE') AS usage"
+        " FROM pg_catalog.pg_namespace n WHERE n.nspname::text IN (coalesce($1, pg_catalog.current_schema()::text), pg_catalog.lower($1))"
+        " ORDER BY n.nspname::text = $1 DESC LIMIT 1",
+        ["text"],
+        schema,
+    )
+    if not rows:
+        what = f'schema "{schema}" does not exist' if schema else "no schema is selected: search_path names none that exists"
+        raise InvalidSchema(what, hint="Name an existing schema before the dot, or set search_path.")
+    if not rows[0]["usage"]:
+        raise InsufficientPrivilege(f"permission denied for schema {rows[0]['name']}", hint="You need USAGE on it.")
+    return [rows[0]["name"], obj]

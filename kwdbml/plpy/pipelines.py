@@ -1,0 +1,242 @@
+"""Making training pipelines: from an uploaded bundle, or from a built-in algorithm."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from kwdbml.errors import DuplicateObject, InvalidParameter, NullNotAllowed
+from kwdbml.plpy import bundles, data, names, parse_json, query
+
+PROBLEM_TYPES = {
+    "r": "r", "regression": "r", "b": "b", "binary_classification": "b",
+    "m": "m", "multi_classification": "m", "multi_classfication": "m",
+}  # fmt: skip
+_COLUMN_TYPES = ("STRING", "INT", "FLOAT")
+#: an INT target with at most so many different values is taken for classes
+_FEW = 20
+
+
+def import_training_pipeline(
+    plpy: Any, name: str, description: str | None, problem_type: str, framework: str, runtime: str,
+    input_schema: str, output_schema: str, pipeline_entity: bytes | None, transformer_entity: bytes | None,
+) -> str:  # fmt: skip
+    """Store a checked bundle under a new name; the name."""
+    schema, obj = names.resolve(plpy, "training pipeline", name)
+    declared = {
+        "problem_type": _problem_type(problem_type),
+        "features": _columns(input_schema, "input_schema"),
+        "target": _columns(output_schema, "output_schema"),
+        **_runtime(plpy, framework, runtime),
+    }
+    _check_distinct(declared["features"] + declared["target"])
+    limit = int(query(plpy, "SELECT kwdbml._setting('bundle_limit')::int8 AS n", [])[0]["n"])
+    pipeline = bundles.entity(pipeline_entity, "pipeline_entity", required=True)
+    transformer = bundles.entity(transformer_entity, "transformer_entity", required=False)
+    assert pipeline is not None
+    scripts = bundles.pipeline_scripts(bundles.names(pipeline, "pipeline_entity", limit))
+    if transformer is not None:
+        bundles.check_transformer(bundles.names(transformer, "transformer_entity", limit))
+    parts = {"pipeline": pipeline, "transformer": transformer}
+    given = {k: v for k, v in parts.items() if v is not None}
+    declared["content_hash"] = _content_hash(declared, given)
+    row = _insert(plpy, schema, obj, {**declared, "description": description or "", "scripts": scripts})
+    for kind, content in given.items():
+        query(plpy, "SELECT kwdbml._attach_bundle($1::uuid, $2, $3)", ["text", "text", "bytea"], row, kind, content)
+    return f"{schema}.{obj}"
+
+
+def create_training_pipeline(
+    plpy: Any, name: str, algorithm: str, target: str, train_data: str, problem_type: str | None,
+    features: list[str] | None, hyperparameters: str | None, description: str | None,
+) -> str:  # fmt: skip
+    """Store a pipeline of built-in code, its columns read off the data as the caller; the name."""
+    from kwdbml.frameworks.algorithms import ALGORITHMS, validate_hyperparameters
+
+    schema, obj = names.resolve(plpy, "training pipeline", name)
+    if algorithm is None or algorithm.lower() not in ALGORITHMS:
+        raise InvalidParameter(f'unknown algorithm "{algorithm}"', hint="Algorithms: " + ", ".join(ALGORITHMS) + ".")
+    spec = ALGORITHMS[algorithm.lower()]
+    if target is None:
+        raise NullNotAllowed("target is NULL", hint="Name the column to predict.")
+    found = data.describe(plpy, train_data, "train_data")
+    columns = _typed(plpy, found)
+    if target not in columns:
+        raise InvalidParameter(f'target "{target}" is no column of train_data', hint="Columns: " + ", ".join(columns) + ".")
+    wanted = _wanted_features(features, target, columns)
+    kind = _problem_type(problem_type) if problem_type else _infer(plpy, found, target, columns[target])
+    if kind not in spec.problem_types:
+        raise InvalidParameter(
+            f"{algorithm} does not fit problem type {kind}",
+            hint="It fits " + ", ".join(spec.problem_types) + "; kwdbml.algorithms() lists all. Give problem_type if the target was misjudged.",
+        )
+    declared = {
+        "problem_type": kind,
+        "features": [{"name": f, "type": _type_of(columns, f, "feature")} for f in wanted],
+        "target": [{"name": target, "type": _target_type(columns, target, kind)}],
+        "framework": spec.framework,
+        "runtime": "builtin",
+        "algorithm": algorithm.lower(),
+        "hyperparameters": validate_hyperparameters(algorithm.lower(), kind, parse_json(hyperparameters or "{}", "hyperparameters")),
+    }
+    declared["content_hash"] = _content_hash(declared, {})
+    _insert(plpy, schema, obj, {**declared, "description": description or "", "scripts": []})
+    return f"{schema}.{obj}"
+
+
+def algorithms(plpy: Any) -> list[dict[str, Any]]:
+    """Rows of kwdbml.algorithms()."""
+    from kwdbml.frameworks.algorithms import ALGORITHMS
+
+    return [
+        {
+            "name": name,
+            "description": spec.description,
+            "problem_types": [str(t) for t in spec.problem_types],
+            "framework": spec.framework,
+            "hyperparameters": {n: h.as_json() for n, h in spec.hyperparameters.items()},
+        }
+        for name, spec in ALGORITHMS.items()
+    ]
+
+
+def _problem_type(value: str | None) -> str:
+    found = PROBLEM_TYPES.get(str(value).strip().lower())
+    if found is None:
+        raise InvalidParameter(
+            f'unknown problem type "{value}"', hint="R or Regression, B or Binary_Classification, M or Multi_Classification."
+        )
+    return found
+
+
+def _runtime(plpy: Any, framework: str | None, runtime: str | None) -> dict[str, str]:
+    """The declared pair, normalised; 22023 with the list of the deployment's pairs when it has no such one."""
+    name = str(framework).strip().lower().replace("scikit-learn", "sklearn")
+    python = str(runtime).strip().lower()
+    if not query(plpy, "SELECT 1 AS found FROM kwdbml.runtime WHERE framework = $1 AND runtime = $2", ["text", "text"], name, python):
+        pairs = query(plpy, "SELECT framework, string_agg(runtime, ' ' ORDER BY runtime) AS runtimes FROM kwdbml.runtime GROUP BY 1 ORDER BY 1", [])
+        listed = "; ".join(f"{p['framework']}: {p['runtimes']}" for p in pairs)
+        raise InvalidParameter(
+            f'no runtime for framework "{framework}" on "{runtime}"',
+            hint="An admin can add rows to kwdbml.runtime; see DETAIL for those there are.", detail=listed,
+        )  # fmt: skip
+    return {"framework": name, "runtime": python}
+
+
+def _columns(value: str | None, argument: str) -> list[dict[str, str]]:
+    """A schema of columns: a JSON array of {name, type}, or one such object."""
+    hint = '[{"name": "x", "type": "FLOAT"}, …]; types: ' + ", ".join(_COLUMN_TYPES) + "."
+    if value is None:
+        raise NullNotAllowed(f"{argument} is NULL", hint=hint)
+    given = parse_json(value, argument)
+    given = [given] if isinstance(given, dict) else given
+    if not isinstance(given, list) or not given:
+        raise InvalidParameter(f"{argument} is not an array of columns", hint=hint)
+    answer = []
+    for item in given:
+        fields = {k.strip(): v for k, v in item.items()} if isinstance(item, dict) else {}
+        name, kind = fields.get("name"), str(fields.get("type")).strip().upper()
+        if not isinstance(name, str) or not name.strip() or kind not in _COLUMN_TYPES:
+            raise InvalidParameter(f"{argument} has an invalid column: {json.dumps(item, ensure_ascii=False)}", hint=hint)
+        answer.append({"name": name.strip(), "type": kind})
+    return answer
+
+
+def _check_distinct(columns: list[dict[str, str]]) -> None:
+    seen: set[str] = set()
+    for c in columns:
+        if c["name"] in seen:
+            raise InvalidParameter(f'column "{c["name"]}" is declared twice', hint="Features and target have different names.")
+        seen.add(c["name"])
+
+
+def _typed(plpy: Any, found: data.DataSet) -> dict[str, dict[str, Any]]:
+    """Columns by name, with what each can be to a model."""
+    kinds = query(
+        plpy,
+        "SELECT kwdbml._feature_type(t.oid) AS kind, kwdbml._base_type(t.oid) = 'bool'::regtype AS bool"
+        " FROM pg_catalog.unnest($1) WITH ORDINALITY AS t(oid, n) ORDER BY t.n",
+        ["oid[]"],
+        [c["oid"] for c in found.columns],
+    )
+    return {c["name"]: {**c, **k} for c, k in zip(found.columns, kinds, strict=True)}
+
+
+def _wanted_features(features: list[str] | None, target: str, columns: dict[str, Any]) -> list[str]:
+    if features is None:
+        wanted = [c for c in columns if c != target]
+    else:
+        wanted = features
+        for f in features:
+            if f not in columns or f == target:
+                what = "the target" if f == target else "no column of train_data"
+                raise InvalidParameter(f'feature "{f}" is {what}', hint="Columns: " + ", ".join(columns) + ".")
+        if len(set(features)) < len(features):
+            raise InvalidParameter("a feature is named twice", hint="Name each feature once.")
+    if not wanted:
+        raise InvalidParameter("there is no feature", hint="train_data needs a column besides the target.")
+    return wanted
+
+
+def _type_of(columns: dict[str, dict[str, Any]], name: str, role: str) -> str:
+    kind = columns[name]["kind"]
+    if kind is None:
+        raise InvalidParameter(
+            f'column "{name}" of type {columns[name]["type"]} cannot be a {role}',
+            hint="Leave it out (features => ARRAY[…], or a query), or cast it in the query.",
+        )
+    return str(kind)
+
+
+def _target_type(columns: dict[str, dict[str, Any]], name: str, problem_type: str) -> str:
+    kind = _type_of(columns, name, "target")
+    if problem_type == "r":
+        if kind == "STRING":
+            raise InvalidParameter(f'target "{name}" is text, a regression needs numbers', hint="Cast it in the query, or choose a classification.")
+        return "FLOAT"
+    return "BOOL" if columns[name]["bool"] else kind
+
+
+def _infer(plpy: Any, found: data.DataSet, target: str, column: dict[str, Any]) -> str:
+    """The problem type from the target's type and values, counted as the caller."""
+    kind = _type_of({target: column}, target, "target")
+    if column["bool"]:
+        return "b"
+    if kind == "FLOAT":
+        return "r"
+    name = plpy.quote_ident(target)
+    counted = plpy.execute(
+        f"SELECT count(*) AS n FROM (SELECT DISTINCT {name} FROM (\n{found.query}\n) AS d WHERE {name} IS NOT NULL LIMIT {_FEW + 1}) AS v"
+    )[0]["n"]
+    if counted == 2:
+        return "b"
+    return "r" if kind == "INT" and counted > _FEW else "m"
+
+
+def _content_hash(declared: dict[str, Any], parts: dict[str, bytes]) -> str:
+    digest = hashlib.sha256(json.dumps(declared, sort_keys=True).encode())
+    for kind in sorted(parts):
+        digest.update(kind.encode() + hashlib.sha256(parts[kind]).digest())
+    return digest.hexdigest()
+
+
+def _insert(plpy: Any, schema: str, name: str, row: dict[str, Any]) -> str:
+    """Insert as the caller; 42710 when the name is taken. The new id."""
+    try:
+        return str(query(
+            plpy,
+            "INSERT INTO kwdbml.pipeline (schema, name, description, problem_type, framework, runtime, features, target,"
+            " algorithm, hyperparameters, scripts, content_hash)"
+            " VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8::jsonb, $9, $10::jsonb, $11, $12) RETURNING id::text",
+            ["text"] * 10 + ["text[]", "text"],
+            schema, name, row["description"], row["problem_type"], row["framework"], row["runtime"],
+            json.dumps(row["features"]), json.dumps(row["target"]), row.get("algorithm"),
+            json.dumps(row.get("hyperparameters", {})), row["scripts"], row["content_hash"],
+        )[0]["id"])  # fmt: skip
+    except plpy.SPIError as error:
+        if getattr(error, "sqlstate", "") == "23505":
+            raise DuplicateObject(
+                f"training pipeline {schema}.{name} already exists", hint="Remove it first, or choose another name."
+            ) from None
+        raise

@@ -1,0 +1,114 @@
+"""The ``settings`` argument of the submission functions: what is allowed, and what it becomes in the job's row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from kwdbml import quantity
+from kwdbml.errors import InvalidParameter
+from kwdbml.plpy import parse_json
+
+PRIORITIES = {"HIGH": 1, "NORMAL": 0, "LOW": -1}
+
+
+@dataclass
+class Settings:
+    """Checked settings; ``shown`` is what stands in the job's row (of ``env`` only the names)."""
+
+    shown: dict[str, Any] = field(default_factory=dict)
+    engine: str | None = None
+    queue: str = "default"
+    priority: int = 0
+    labels: dict[str, str] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
+    retries: int = 0
+    env: dict[str, str] = field(default_factory=dict)
+    hyperparameters: dict[str, Any] = field(default_factory=dict)
+
+
+def _text(key: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.strip() or len(value) > 1000:
+        raise InvalidParameter(f"settings.{key} is {value!r}, not a name", hint="Give a text that is not empty.")
+    return value
+
+
+def _engine(key: str, value: Any) -> str:
+    name = _text(key, value).lower()
+    if name not in ("local", "kubeflow"):
+        raise InvalidParameter(f'unknown engine "{value}"', hint="Engines: local, kubeflow.")
+    return name
+
+
+def _priority(key: str, value: Any) -> int:
+    name = str(value).upper()
+    if name not in PRIORITIES:
+        raise InvalidParameter(f'unknown priority "{value}"', hint="Priorities: HIGH, NORMAL, LOW.")
+    return PRIORITIES[name]
+
+
+def _texts(key: str, value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+        raise InvalidParameter(f"settings.{key} is not an object of strings", hint=f'For example {{"{key}": {{"a": "b"}}}}.')
+    return value
+
+
+def _env(key: str, value: Any) -> dict[str, str]:
+    env = _texts(key, value)
+    for name in env:
+        if not name or "=" in name or "\0" in name or "\0" in env[name]:
+            raise InvalidParameter(f'invalid environment variable name "{name}"', hint="A name holds no = and is not empty.")
+    return env
+
+
+def _object(key: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidParameter(f"settings.{key} is not an object", hint=f'For example {{"{key}": {{}}}}.')
+    return value
+
+
+def _flavour(key: str, value: Any) -> dict[str, Any]:
+    flavour = _object(key, value)
+    unknown = set(flavour) - {"name", "cpu", "mem", "scalarResources"}
+    if unknown:
+        raise InvalidParameter(f'unknown key "{min(unknown)}" in settings.flavour', hint="Keys: name, cpu, mem, scalarResources.")
+    if "cpu" in flavour:
+        quantity.cores(flavour["cpu"])
+    if "mem" in flavour:
+        quantity.memory(flavour["mem"])
+    return flavour
+
+
+def _ttl(key: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidParameter(f"settings.ttl is {value!r}, not a number of seconds", hint="0 or less means no limit.")
+    return value
+
+
+def _retries(key: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 100:
+        raise InvalidParameter(f"settings.retries is {value!r}", hint="A whole number from 0 to 100.")
+    return value
+
+
+_KEYS: dict[str, Callable[[str, Any], Any]] = {
+    "engine": _engine, "queue": _text, "priority": _priority, "labels": _texts, "annotations": _texts,
+    "flavour": _flavour, "env": _env, "image": _text, "ttl": _ttl, "retries": _retries, "hyperparameters": _object,
+}  # fmt: skip
+
+
+def parse(value: Any) -> Settings:
+    """Checked settings of a call. 22023 names the key and the cure."""
+    given = parse_json("{}" if value is None else value, "settings")
+    if not isinstance(given, dict):
+        raise InvalidParameter("settings is not an object", hint='For example {"queue": "night"}.')
+    answer = Settings()
+    for key, setting in given.items():
+        if key not in _KEYS:
+            raise InvalidParameter(f'unknown key "{key}" in settings', hint="Keys: " + ", ".join(_KEYS) + ".")
+        checked = _KEYS[key](key, setting)
+        if hasattr(answer, key):
+            setattr(answer, key, checked)
+        answer.shown[key] = sorted(checked) if key == "env" else setting
+    return answer

@@ -1,0 +1,21 @@
+"""How a detached worker tells whoever started it that it is ready.
+
+``kwdbml up`` passes the writing end of a pipe in ``KWDBML_READY_FD``. The worker calls ``announce`` once it listens for
+jobs; if it dies before, the pipe closes and the caller knows at once. Without the variable ``announce`` does nothing.
+"""
+
+from __future__ import annotations
+
+import os
+
+VARIABLE = "KWDBML_READY_FD"
+READY = b"ready\n"
+
+
+def announce() -> None:
+    """Say that the worker is ready, at most once; the variable does not reach what the worker starts."""
+    number = os.environ.pop(VARIABLE, None)
+    if number is None:
+        return
+    with os.fdopen(int(number), "wb") as pipe:
+        pipe.write(READY)

@@ -1,0 +1,52 @@
+CREATE TYPE kwdbml.model_row AS (
+    schema text, name text, description text, creator text, created timestamptz, last_updated timestamptz,
+    problem_type text, features jsonb, target jsonb, framework text, runtime text, active_version integer,
+    last_metrics jsonb, status jsonb);
+CREATE TYPE kwdbml.model_version_row AS (
+    schema text, name text, description text, creator text, created timestamptz, last_updated timestamptz,
+    problem_type text, features jsonb, target jsonb, framework text, runtime text, active_version integer,
+    last_metrics jsonb, status jsonb, version integer);
+
+-- Contract: one row per model on which the caller has SELECT, of its active version.
+CREATE FUNCTION kwdbml.show_models() RETURNS SETOF kwdbml.model_row LANGUAGE sql STABLE ROWS 100
+BEGIN ATOMIC
+    SELECT m.schema, m.name, m.description, m.creator::text, m.created, m.last_updated, m.problem_type, m.features,
+           m.target, v.framework, v.runtime, v.version, v.last_metrics, '{"status": "Ready"}'::jsonb
+    FROM kwdbml.model m
+    JOIN kwdbml.model_version v ON v.model_id = m.id AND v.active
+    WHERE kwdbml._model_right(m.id, 'SELECT', current_user)
+    ORDER BY m.schema, m.name;
+END;
+COMMENT ON FUNCTION kwdbml.show_models() IS 'the models that you may see, each with its active version';
+
+-- Contract: one row per version, by number; 42704 in the same words whether it does not exist or is not yours to see.
+CREATE FUNCTION kwdbml.show_model(model_name text, model_version bigint DEFAULT NULL)
+RETURNS SETOF kwdbml.model_version_row LANGUAGE plpgsql STABLE ROWS 10 AS $$
+DECLARE
+    parts text[] := kwdbml._name('model', model_name);
+BEGIN
+    RETURN QUERY
+        SELECT m.schema, m.name, m.description, m.creator::text, v.created, m.last_updated, m.problem_type, m.features,
+               m.target, v.framework, v.runtime, a.version, v.last_metrics, '{"status": "Ready"}'::jsonb, v.version
+        FROM kwdbml.model m
+        JOIN kwdbml.model_version v ON v.model_id = m.id
+        JOIN kwdbml.model_version a ON a.model_id = m.id AND a.active
+        WHERE m.schema = parts[1] AND m.name = parts[2] AND kwdbml._model_right(m.id, 'SELECT', current_user)
+          AND (show_model.model_version IS NULL OR v.version = show_model.model_version
+               OR show_model.model_version = 0
+                  AND v.version = (SELECT pg_catalog.max(n.version) FROM kwdbml.model_version n WHERE n.model_id = m.id))
+        ORDER BY v.version;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no such model: %.%', parts[1], parts[2] || coalesce(' version ' || show_model.model_version, '')
+            USING ERRCODE = '42704', HINT = 'SELECT * FROM kwdbml.show_models() lists those you may see.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION kwdbml.show_model(text, bigint) IS 'the versions of a model; version 0 is the newest';
+
+CREATE FUNCTION kwdbml.show_models(text, bigint DEFAULT NULL) RETURNS SETOF kwdbml.model_version_row
+LANGUAGE sql STABLE ROWS 10
+BEGIN ATOMIC
+    SELECT * FROM kwdbml.show_model($1, $2);
+END;
+COMMENT ON FUNCTION kwdbml.show_models(text, bigint) IS 'show_model in the vendor''s other spelling';

@@ -1,0 +1,44 @@
+-- Contract: stores a bundle for a pipeline that this very transaction has made; nobody else can see that row yet, and
+-- nobody can add to one that is committed. SECURITY DEFINER: callers have no right on artefacts.
+CREATE FUNCTION kwdbml._attach_bundle(pipeline uuid, bundle_kind text, bundle bytea) RETURNS void LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    artefact uuid;
+    chunk_size constant integer := 8388608;
+BEGIN
+    IF NOT EXISTS (SELECT FROM kwdbml.pipeline p WHERE p.id = pipeline AND p.created = now()) THEN
+        RAISE EXCEPTION 'bundles belong to the transaction that makes their pipeline' USING ERRCODE = '42501';
+    END IF;
+    IF octet_length(bundle) > (kwdbml._setting('bundle_limit'))::bigint THEN
+        RAISE EXCEPTION 'the bundle has % bytes, the limit is %', octet_length(bundle), kwdbml._setting('bundle_limit')
+            USING ERRCODE = '54000', HINT = 'An admin can raise bundle_limit in kwdbml.settings.';
+    END IF;
+    INSERT INTO kwdbml.artefact (pipeline_id, kind, bytes, sha256)
+    VALUES (pipeline, bundle_kind, octet_length(bundle), encode(sha256(bundle), 'hex'))
+    RETURNING id INTO artefact;
+    INSERT INTO kwdbml.artefact_chunk (artefact_id, seq, chunk)
+    SELECT artefact, n, substring(bundle FROM n * chunk_size + 1 FOR chunk_size)
+    FROM generate_series(0, greatest(octet_length(bundle) - 1, 0) / chunk_size) AS n;
+END
+$$;
+COMMENT ON FUNCTION kwdbml._attach_bundle(uuid, text, bytea) IS 'stores the bundle of a pipeline that is being made';
+
+-- Contract: the qualified name. The bundle is checked (a ZIP with the files asked for, bounded), never executed here.
+CREATE FUNCTION kwdbml.import_training_pipeline(
+    pipeline_name text, description text, problem_type text, framework text, runtime text,
+    input_schema jsonb, output_schema jsonb, pipeline_entity bytea, transformer_entity bytea)
+RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN kwdbml._call('import_training_pipeline', pg_catalog.jsonb_build_array(pipeline_name, description, problem_type, framework, runtime, input_schema, output_schema),
+        ARRAY[pipeline_entity, transformer_entity]) #>> '{}';
+END
+$$;
+COMMENT ON FUNCTION kwdbml.import_training_pipeline(text, text, text, text, text, jsonb, jsonb, bytea, bytea) IS
+    'makes a training pipeline from a ZIP of your own code (pipeline/train.py), see docs/bundles.md';
+CREATE FUNCTION kwdbml.import_training_pipeline(text, text, text, text, text, text, text, bytea, bytea)
+RETURNS text LANGUAGE sql
+BEGIN ATOMIC
+    SELECT kwdbml.import_training_pipeline($1, $2, $3, $4, $5, $6::jsonb, $7::jsonb, $8, $9);
+END;
+COMMENT ON FUNCTION kwdbml.import_training_pipeline(text, text, text, text, text, text, text, bytea, bytea) IS
+    'import_training_pipeline with the schemas as text, as JDBC''s setString sends them';

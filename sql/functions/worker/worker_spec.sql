@@ -1,0 +1,67 @@
+-- Contract: what a worker needs to know of a job, all checked again as it stands now, because no request column is
+-- trusted: the creator is the same role, has the rights still, and what is named is there. Else the error of the job.
+CREATE FUNCTION kwdbml.worker_spec(job uuid, held uuid) RETURNS jsonb LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    a kwdbml.attempt := kwdbml._fence(job, held);
+    j kwdbml.job;
+    p kwdbml.pipeline;
+    v kwdbml.model_version;
+    m kwdbml.model;
+    wanted text;
+    answer jsonb;
+BEGIN
+    SELECT * INTO STRICT j FROM kwdbml.job b WHERE b.id = job;
+    PERFORM kwdbml._check_creator(j.creator, j.creator_oid);
+    IF j.pipeline_name IS NOT NULL THEN
+        wanted := CASE j.type WHEN 'TRAIN' THEN 'TRAIN' ELSE 'SELECT' END;
+        SELECT * INTO p FROM kwdbml.pipeline b WHERE b.id = j.pipeline_id;
+        IF NOT FOUND OR NOT kwdbml._pipeline_right(p.id, wanted, j.creator) THEN
+            RAISE EXCEPTION 'permission denied for training pipeline %', j.pipeline_name
+                USING ERRCODE = '42501', HINT = format('%s was revoked after the call, or the pipeline is gone.', wanted);
+        END IF;
+    ELSIF j.type = 'TRAIN' THEN
+        RAISE EXCEPTION 'a TRAIN job needs a training pipeline' USING ERRCODE = '22023', HINT = 'Use kwdbml.train_model.';
+    END IF;
+    IF j.type <> 'TRAIN' THEN
+        wanted := CASE j.type WHEN 'EVALUATE' THEN 'EVALUATE' ELSE 'PREDICT' END;
+        SELECT * INTO v FROM kwdbml.model_version b WHERE b.id = j.model_version_id;
+        SELECT * INTO m FROM kwdbml.model b WHERE b.id = v.model_id;
+        IF NOT FOUND OR NOT kwdbml._model_right(m.id, wanted, j.creator) THEN
+            RAISE EXCEPTION 'permission denied for model %', j.model_name
+                USING ERRCODE = '42501', HINT = format('%s was revoked after the call, or the model is gone.', wanted);
+        END IF;
+    END IF;
+    SELECT e.env INTO answer FROM kwdbml.job_env e WHERE e.job_id = job;
+    RETURN jsonb_build_object(
+        'type', j.type, 'settings', j.settings, 'retries', j.retries, 'env', coalesce(answer, '{}'),
+        'ttl', coalesce(j.settings -> 'ttl', kwdbml._setting('default_ttl')),
+        'model_limit', kwdbml._setting('model_limit'),
+        'problem_type', coalesce(m.problem_type, p.problem_type),
+        'features', coalesce(m.features, p.features), 'target', coalesce(m.target, p.target),
+        'framework', kwdbml._runs_as(coalesce(v.framework, p.framework), coalesce(v.runtime, p.runtime)),
+        'algorithm', CASE WHEN j.type = 'TRAIN' THEN p.algorithm ELSE v.algorithm END,
+        'hyperparameters', coalesce(CASE WHEN j.type = 'TRAIN' THEN p.hyperparameters ELSE v.hyperparameters END, '{}')
+            || coalesce(j.settings -> 'hyperparameters', '{}'));
+END
+$$;
+COMMENT ON FUNCTION kwdbml.worker_spec(uuid, uuid) IS 'for workers: what to run, checked again';
+
+-- Contract: 42704 unless the role that submitted is still the one of this name.
+CREATE FUNCTION kwdbml._check_creator(creator name, creator_oid oid) RETURNS void LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF to_regrole(quote_ident(creator))::oid IS DISTINCT FROM creator_oid THEN
+        RAISE EXCEPTION 'role "%" was dropped after it submitted the job', creator
+            USING ERRCODE = '42704', HINT = 'A new role of the same name is another person: let it submit the job again.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION kwdbml._check_creator(name, oid) IS 'whether a job''s creator is still the same role';
+
+CREATE FUNCTION kwdbml._runs_as(declared_framework text, declared_runtime text) RETURNS text LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT coalesce((SELECT r.runs_as FROM kwdbml.runtime r WHERE r.framework = declared_framework AND r.runtime = declared_runtime),
+                    declared_framework);
+END;
+COMMENT ON FUNCTION kwdbml._runs_as(text, text) IS 'the framework whose code runs a declared (framework, runtime) pair';

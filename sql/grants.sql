@@ -1,0 +1,34 @@
+-- Every right that anybody has, in one place. What is not granted here is the extension owner's alone.
+DO $$
+DECLARE
+    f regprocedure;
+BEGIN
+    FOR f IN SELECT p.oid::regprocedure FROM pg_catalog.pg_proc p
+             WHERE p.pronamespace = 'kwdbml'::regnamespace AND p.proname LIKE 'worker\_%'
+    LOOP
+        EXECUTE pg_catalog.format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', f);
+        EXECUTE pg_catalog.format('GRANT EXECUTE ON ROUTINE %s TO kwdbml_worker', f);
+    END LOOP;
+END
+$$;
+GRANT USAGE ON SCHEMA kwdbml TO PUBLIC;
+
+GRANT SELECT ON kwdbml.installation, kwdbml.settings, kwdbml.runtime, kwdbml.pipeline, kwdbml.pipeline_privilege,
+    kwdbml.model, kwdbml.model_version, kwdbml.model_privilege, kwdbml.job, kwdbml.job_env, kwdbml.job_log, kwdbml.jobs
+    TO PUBLIC;
+-- not the token, which is the right to end the job, nor the handle
+GRANT SELECT (job_id, number, worker, lease_until, phase, step, progress, engine, started, updated, ended, outcome)
+    ON kwdbml.attempt TO PUBLIC;
+
+-- Requests: these columns and no others. A table-level INSERT or UPDATE would let anybody forge a SUCCEEDED job.
+GRANT INSERT (schema, name, description, problem_type, framework, runtime, features, target, algorithm,
+    hyperparameters, scripts, content_hash) ON kwdbml.pipeline TO PUBLIC;
+GRANT DELETE ON kwdbml.pipeline TO PUBLIC;
+GRANT INSERT (type, pipeline_name, pipeline_id, model_name, model_version, model_version_id, settings, data_query,
+    data_relation, data_columns, engine, queue, priority, labels, annotations, retries) ON kwdbml.job TO PUBLIC;
+GRANT UPDATE (status) ON kwdbml.job TO PUBLIC;
+GRANT INSERT (job_id, env) ON kwdbml.job_env TO PUBLIC;
+
+GRANT DELETE ON kwdbml.job TO kwdbml_admin;
+GRANT INSERT (name, value), UPDATE (value), DELETE ON kwdbml.settings TO kwdbml_admin;
+GRANT INSERT (framework, runtime, runs_as, image), UPDATE (runs_as, image), DELETE ON kwdbml.runtime TO kwdbml_admin;

@@ -1,0 +1,12 @@
+-- Who we are among all copies of this database. Never dumped: a restored copy must not touch the runs of the original.
+CREATE TABLE kwdbml.installation (
+    id uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row)
+);
+INSERT INTO kwdbml.installation DEFAULT VALUES;
+
+CREATE FUNCTION kwdbml._installation() RETURNS uuid LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT id FROM kwdbml.installation;
+END;
+COMMENT ON FUNCTION kwdbml._installation() IS 'the id of this installation; part of the name of every run';

@@ -1,0 +1,13 @@
+-- What a dump must carry. Not: installation (a copy is another one) and cleanup (the original cleans up after itself).
+DO $$
+DECLARE
+    t text;
+BEGIN
+    FOREACH t IN ARRAY ARRAY['settings', 'pipeline', 'pipeline_privilege', 'model', 'model_version', 'model_privilege',
+        'artefact', 'artefact_chunk', 'job', 'job_env', 'attempt', 'job_log']
+    LOOP
+        PERFORM pg_catalog.pg_extension_config_dump(pg_catalog.to_regclass('kwdbml.' || t), '');
+    END LOOP;
+    PERFORM pg_catalog.pg_extension_config_dump('kwdbml.runtime', 'WHERE NOT builtin');
+END
+$$;

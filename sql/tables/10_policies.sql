@@ -1,0 +1,105 @@
+-- Who may see and do what. Functions, views and a hand-written SELECT all pass through here, so that they agree.
+-- An admin's policy is one of its own, not an OR: 0.04 ms against 386 ms for a page of 1,000,000 jobs.
+
+CREATE FUNCTION kwdbml._has_role(who name, grantee name) RETURNS boolean LANGUAGE sql STABLE PARALLEL SAFE
+RETURN grantee = 'public'
+    -- to_regrole, because pg_has_role raises for a role that was dropped and would take the table down for everyone
+    OR coalesce(pg_catalog.pg_has_role(who, pg_catalog.to_regrole(pg_catalog.quote_ident(grantee)), 'USAGE'), false);
+COMMENT ON FUNCTION kwdbml._has_role(name, name) IS 'whether who has what is granted to grantee; false for roles that are gone';
+
+CREATE FUNCTION kwdbml._is_admin(who name) RETURNS boolean LANGUAGE sql STABLE PARALLEL SAFE
+RETURN coalesce(pg_catalog.pg_has_role(who, pg_catalog.to_regrole('kwdbml_admin'), 'USAGE'), false);
+COMMENT ON FUNCTION kwdbml._is_admin(name) IS 'whether a role has the rights of kwdbml_admin; superusers have';
+
+CREATE FUNCTION kwdbml._pipeline_right(pipeline uuid, wanted text, who name) RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT EXISTS (
+        SELECT FROM kwdbml.pipeline p
+        WHERE p.id = $1
+          AND (p.creator = who OR kwdbml._is_admin(who)
+               OR EXISTS (SELECT FROM kwdbml.pipeline_privilege g
+                          WHERE g.pipeline_id = p.id AND g.privilege = wanted AND kwdbml._has_role(who, g.grantee))));
+END;
+COMMENT ON FUNCTION kwdbml._pipeline_right(uuid, text, name) IS 'whether who has a privilege on a pipeline, as far as the caller can see';
+
+CREATE FUNCTION kwdbml._model_right(model uuid, wanted text, who name) RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT EXISTS (
+        SELECT FROM kwdbml.model m
+        WHERE m.id = $1
+          AND (m.creator = who OR kwdbml._is_admin(who)
+               OR EXISTS (SELECT FROM kwdbml.model_privilege g
+                          WHERE g.model_id = m.id AND g.privilege = wanted AND kwdbml._has_role(who, g.grantee))));
+END;
+COMMENT ON FUNCTION kwdbml._model_right(uuid, text, name) IS 'whether who has a privilege on a model, as far as the caller can see';
+
+CREATE FUNCTION kwdbml._version_right(version uuid, wanted text, who name) RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT EXISTS (SELECT FROM kwdbml.model_version v
+                   WHERE v.id = $1 AND kwdbml._model_right(v.model_id, $2, $3));
+END;
+COMMENT ON FUNCTION kwdbml._version_right(uuid, text, name) IS 'whether who has a privilege on the model of a version';
+
+DO $$
+DECLARE
+    t text;
+BEGIN
+    FOREACH t IN ARRAY ARRAY['installation', 'settings', 'runtime', 'pipeline', 'pipeline_privilege', 'model',
+        'model_version', 'model_privilege', 'artefact', 'artefact_chunk', 'job', 'job_env', 'attempt', 'job_log', 'cleanup']
+    LOOP
+        EXECUTE pg_catalog.format('ALTER TABLE kwdbml.%I ENABLE ROW LEVEL SECURITY', t);
+    END LOOP;
+END
+$$;
+
+CREATE POLICY readable ON kwdbml.installation FOR SELECT USING (true);
+CREATE POLICY readable ON kwdbml.settings FOR SELECT USING (true);
+CREATE POLICY admin ON kwdbml.settings TO kwdbml_admin USING (true);
+CREATE POLICY readable ON kwdbml.runtime FOR SELECT USING (true);
+CREATE POLICY admin ON kwdbml.runtime TO kwdbml_admin USING (NOT builtin) WITH CHECK (NOT builtin);
+
+CREATE POLICY granted ON kwdbml.pipeline_privilege FOR SELECT USING (kwdbml._has_role(current_user, grantee));
+CREATE POLICY admin ON kwdbml.pipeline_privilege FOR SELECT TO kwdbml_admin USING (true);
+CREATE POLICY visible ON kwdbml.pipeline FOR SELECT USING (
+    creator = current_user
+    OR EXISTS (SELECT FROM kwdbml.pipeline_privilege g WHERE g.pipeline_id = pipeline.id));
+CREATE POLICY admin ON kwdbml.pipeline FOR SELECT TO kwdbml_admin USING (true);
+CREATE POLICY import ON kwdbml.pipeline FOR INSERT WITH CHECK (creator = current_user);
+CREATE POLICY remove ON kwdbml.pipeline FOR DELETE USING (kwdbml._pipeline_right(id, 'DELETE', current_user));
+
+CREATE POLICY granted ON kwdbml.model_privilege FOR SELECT USING (kwdbml._has_role(current_user, grantee));
+CREATE POLICY admin ON kwdbml.model_privilege FOR SELECT TO kwdbml_admin USING (true);
+CREATE POLICY visible ON kwdbml.model FOR SELECT USING (
+    creator = current_user
+    OR EXISTS (SELECT FROM kwdbml.model_privilege g WHERE g.model_id = model.id));
+CREATE POLICY admin ON kwdbml.model FOR SELECT TO kwdbml_admin USING (true);
+CREATE POLICY visible ON kwdbml.model_version FOR SELECT USING (
+    EXISTS (SELECT FROM kwdbml.model m WHERE m.id = model_version.model_id));
+
+CREATE POLICY own ON kwdbml.job FOR SELECT USING (creator = current_user);
+CREATE POLICY admin ON kwdbml.job FOR SELECT TO kwdbml_admin USING (true);
+-- The privilege test of the submission functions once more: a hand-written INSERT passes here too.
+CREATE POLICY submit ON kwdbml.job FOR INSERT WITH CHECK (
+    creator = current_user AND status = 'RUNNING'
+    AND CASE type
+        WHEN 'TRAIN' THEN model_version_id IS NULL AND kwdbml._pipeline_right(pipeline_id, 'TRAIN', current_user)
+        WHEN 'EVALUATE' THEN kwdbml._version_right(model_version_id, 'EVALUATE', current_user)
+            AND (pipeline_id IS NULL OR kwdbml._pipeline_right(pipeline_id, 'SELECT', current_user))
+        WHEN 'BATCH_PREDICT' THEN kwdbml._version_right(model_version_id, 'PREDICT', current_user)
+            AND (pipeline_id IS NULL OR kwdbml._pipeline_right(pipeline_id, 'SELECT', current_user))
+    END);
+CREATE POLICY cancel ON kwdbml.job FOR UPDATE
+    USING (creator = current_user AND status = 'RUNNING') WITH CHECK (creator = current_user AND status = 'CANCELED');
+CREATE POLICY admin_cancel ON kwdbml.job FOR UPDATE TO kwdbml_admin
+    USING (status = 'RUNNING') WITH CHECK (status = 'CANCELED');
+CREATE POLICY admin_remove ON kwdbml.job FOR DELETE TO kwdbml_admin USING (true);
+
+CREATE POLICY own ON kwdbml.job_env FOR SELECT USING (
+    EXISTS (SELECT FROM kwdbml.job j WHERE j.id = job_id AND j.creator = current_user));
+CREATE POLICY submit ON kwdbml.job_env FOR INSERT WITH CHECK (
+    EXISTS (SELECT FROM kwdbml.job j WHERE j.id = job_id AND j.creator = current_user AND j.status = 'RUNNING'));
+CREATE POLICY visible ON kwdbml.attempt FOR SELECT USING (EXISTS (SELECT FROM kwdbml.job j WHERE j.id = job_id));
+CREATE POLICY visible ON kwdbml.job_log FOR SELECT USING (EXISTS (SELECT FROM kwdbml.job j WHERE j.id = job_id));

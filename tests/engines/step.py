@@ -1,0 +1,238 @@
+"""A step that does what its job.json says: stands in for kwdbml.steps where only the engine is tested.
+
+Speaks the warm protocol: tells ``ready`` on descriptor 3, reads the go-line, works, leaves a result. Standard library
+only. ``job["do"]`` is a list of [action, argument …]; each action is a function of this file. What an action answers
+is in result.json under its name.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import socket
+import stat
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+WORKSPACE = Path()
+
+
+def tell(**message: Any) -> None:
+    os.write(3, json.dumps(message).encode() + b"\n")
+
+
+def say(line: str, stream: str = "stdout") -> None:
+    print(line, file=getattr(sys, stream), flush=True)
+
+
+def raw(text: str, times: int = 1, stream: int = 1) -> None:
+    """Write bytes (given as latin-1) ``times`` times."""
+    data = text.encode("latin-1")
+    block = data * max(1, min(times, 65536 // len(data)))
+    left = len(data) * times
+    while left:
+        left -= os.write(stream, block[:left])
+
+
+def progress(step: str, fraction: float | None = None) -> None:
+    tell(event="progress", step=step, fraction=fraction)
+
+
+def control(text: str) -> None:
+    os.write(3, text.encode())
+
+
+def write(name: str, text: str) -> None:
+    path = Path(name) if name.startswith("/") else WORKSPACE / "out" / name
+    path.write_text(text)
+
+
+def touch_and_wait(name: str = "waiting") -> None:
+    """Say that we are here, then wait until the test writes in/go."""
+    (WORKSPACE / "out" / name).write_text("")
+    while not (WORKSPACE / "in" / "go").exists():
+        time.sleep(0.005)
+
+
+def hang() -> None:
+    while True:
+        pass
+
+
+def leave(code: int) -> None:
+    sys.exit(code)
+
+
+def fall(signum: int) -> None:
+    os.kill(os.getpid(), signum)
+    time.sleep(60)
+
+
+def raise_error(message: str) -> None:
+    raise RuntimeError(message)
+
+
+def allocate(size: int, block: int = 4 << 20) -> None:
+    kept = []
+    for _ in range(size // block):
+        kept.append(b"\1" * block)
+
+
+def children(count: int, detach: bool = True, size: int = 0) -> list[int]:
+    """Children that live for ever, each with ``size`` bytes; detached by a double fork in a session of their own."""
+    pids = []
+    for _ in range(count):
+        reading, writing = os.pipe()
+        if os.fork() == 0:
+            if detach:
+                os.setsid()
+                if os.fork():
+                    os._exit(0)
+            for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+                signal.signal(signum, signal.SIG_IGN)
+            kept = b"\1" * size
+            os.write(writing, str(os.getpid()).encode())
+            while True:
+                time.sleep(60 + len(kept) * 0)
+        os.close(writing)
+        pids.append(int(os.read(reading, 32)))
+        os.close(reading)
+        if detach:
+            os.wait()
+    return pids
+
+
+def bomb() -> int:
+    """Fork until the kernel says no; the children stay."""
+    count = 0
+    while True:
+        try:
+            if os.fork() == 0:
+                time.sleep(600)
+        except OSError:
+            return count
+        count += 1
+
+
+def nest(depth: int) -> None:
+    os.chdir(WORKSPACE / "out")
+    for _ in range(depth):
+        os.mkdir("d")
+        os.chdir("d")
+    os.chmod(".", 0)
+
+
+def fill(size: int) -> None:
+    with (WORKSPACE / "out" / "big").open("wb") as file:
+        for _ in range(size >> 20):
+            file.write(b"\1" * (1 << 20))
+
+
+def link(target: str, name: str) -> None:
+    os.symlink(target, WORKSPACE / "out" / name)
+
+
+def cores(ask: list[int] | None = None) -> list[int]:
+    if ask is not None:
+        os.sched_setaffinity(0, ask)
+    return sorted(os.sched_getaffinity(0))
+
+
+def await_cores(count: int) -> list[int]:
+    while len(os.sched_getaffinity(0)) != count:
+        time.sleep(0.01)
+    return sorted(os.sched_getaffinity(0))
+
+
+def environment() -> dict[str, str]:
+    return dict(os.environ)
+
+
+def descriptors() -> dict[str, str]:
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[name] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def status() -> dict[str, str]:
+    return dict(line.rstrip("\n").split(":\t", 1) for line in open("/proc/self/status") if ":\t" in line)
+
+
+def attempt(what: str, *arguments: Any) -> str:
+    """Try an attack: "done …" when it worked, else the error's name. Never raises."""
+    try:
+        return f"done {_ATTACKS[what](*arguments)}"
+    except OSError as error:
+        return type(error).__name__ if type(error) is not OSError else f"OSError {error.errno}"
+
+
+def _connect(family: int, address: Any) -> str:
+    with socket.socket(family, socket.SOCK_STREAM) as connection:
+        connection.settimeout(5)
+        connection.connect(tuple(address) if isinstance(address, list) else address)
+        return connection.recv(100).decode()
+
+
+def _make_namespace() -> None:
+    if ctypes.CDLL(None, use_errno=True).unshare(0x10000000):
+        raise OSError(ctypes.get_errno(), "unshare")
+
+
+def _become_root() -> None:
+    os.setuid(0)
+
+
+def _listing(path: str) -> list[str]:
+    return sorted(os.listdir(path))
+
+
+def _all_processes() -> list[str]:
+    return [Path(f"/proc/{name}/cmdline").read_text() for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _device(path: str) -> None:
+    os.mknod(path, stat.S_IFBLK | 0o600, os.makedev(8, 0))
+
+
+_ATTACKS: dict[str, Any] = {
+    "read": lambda path: Path(path).read_text(),
+    "write": lambda path: Path(path).write_text("attacked"),
+    "list": _listing,
+    "remove": lambda path: os.unlink(path),
+    "signal": lambda pid: os.kill(pid, signal.SIGTERM),
+    "connect": _connect,
+    "socket": lambda family: socket.socket(family, socket.SOCK_STREAM).close(),
+    "namespace": _make_namespace,
+    "root": _become_root,
+    "processes": _all_processes,
+    "device": _device,
+}
+
+
+def job_user() -> list[int]:
+    return [*os.getresuid(), *os.getresgid(), *os.getgroups()]
+
+
+def main() -> None:
+    global WORKSPACE
+    tell(event="ready")
+    order = json.loads(sys.stdin.readline())
+    first = time.time()
+    WORKSPACE = Path(order["workspace"])
+    os.environ.update(order["env"])
+    results: dict[str, Any] = {"order": order, "first": first}
+    for number, (action, *arguments) in enumerate(json.loads((WORKSPACE / "in" / "job.json").read_text())["do"]):
+        results[f"{number}"] = globals()[action](*arguments)
+    (WORKSPACE / "out" / "result.json").write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
