@@ -1,8 +1,8 @@
-"""Bulk data between PostgreSQL and Arrow files, over ADBC, in bounded memory.
+"""A job's data from PostgreSQL into an Arrow file, over ADBC, in bounded memory.
 
 Reading happens in one transaction that always ends in ROLLBACK, with the creator's rights (``worker_stage.sql`` has the
-story); the connection is closed with it, because a user's query may have left things behind in the session. Writing a
-result happens in the one transaction that makes the job SUCCEEDED. Synchronous: call it in a thread.
+story); the connection is closed with it, because a user's query may have left things behind in the session.
+Synchronous: call it in a thread.
 """
 
 from __future__ import annotations
@@ -108,19 +108,3 @@ class Reader:
                 rows += batch.num_rows
                 progress(rows)
         return rows
-
-
-def land_rows(dsn: str, job: str, token: str, outcome: dict[str, Any], rows: Callable[[list[dict[str, str]]], pa.RecordBatchReader]) -> None:
-    """The final transaction of a BATCH_PREDICT job: open the result table, COPY ``rows(columns)`` into it, land the job."""
-    with _errors(), adbc.connect(dsn) as connection, connection.cursor() as cursor:
-        try:
-            cursor.execute(QUERIES["lock_timeout"])
-            cursor.execute(QUERIES["result_open"], parameters=(job, token))
-            schema, table, columns = cursor.fetchone()
-            cursor.adbc_ingest(table, rows(json.loads(columns)), mode="append", db_schema_name=schema)
-            cursor.execute(QUERIES["land_rows"], parameters=(job, token, json.dumps(outcome)))
-            cursor.fetchone()
-            connection.commit()
-        except BaseException:
-            connection.rollback()
-            raise

@@ -62,10 +62,7 @@ SELECT statement, path, columns::text FROM kwdbml.worker_stage($1::pg_catalog.uu
 SELECT pg_catalog.set_config('search_path', $1, true)
 
 -- name: result_open
-SELECT table_schema, table_name, columns::text FROM kwdbml.worker_result_open($1::pg_catalog.uuid, $2::pg_catalog.uuid)
-
--- name: land_rows
-SELECT kwdbml.worker_land($1::pg_catalog.uuid, $2::pg_catalog.uuid, $3::pg_catalog.jsonb)
+SELECT table_schema, table_name, columns FROM kwdbml.worker_result_open(%(job)s, %(token)s)
 
 -- name: lock_timeout
 SET LOCAL lock_timeout = '5s'

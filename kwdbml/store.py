@@ -5,7 +5,8 @@ Small and frequent things go over a psycopg pool, here; bulk data goes over ADBC
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -13,10 +14,13 @@ from typing import Any, cast
 from uuid import UUID
 
 import psycopg
+import pyarrow as pa
+from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
+from kwdbml import copybinary
 from kwdbml.queries import QUERIES
 
 #: What a transaction may be retried for: serialization failure, deadlock, lock timeout.
@@ -161,5 +165,23 @@ class Landing:
         cursor = await self.connection.execute(QUERIES["put"].encode(), parameters, binary=True)
         return cast(UUID, next(iter((await cursor.fetchone() or {}).values())))
 
+    async def write_rows(self, batches: Callable[[list[dict[str, str]]], Iterator[pa.RecordBatch]]) -> None:
+        """Open the job's result table and COPY ``batches(columns)`` into it."""
+        cursor = await self.connection.execute(QUERIES["result_open"].encode(), self.claim.key)
+        opened = cast(dict[str, Any], await cursor.fetchone())
+        names = sql.SQL(", ").join(sql.Identifier(c["name"]) for c in opened["columns"])
+        table = sql.Identifier(opened["table_schema"], opened["table_name"])
+        rows = batches(opened["columns"])
+        async with cursor.copy(sql.SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(table, names)) as copy:
+            await copy.write(copybinary.HEADER)
+            while (block := await asyncio.to_thread(_next_block, rows)) is not None:
+                await copy.write(block)
+            await copy.write(copybinary.TRAILER)
+
     async def land(self, outcome: dict[str, Any]) -> None:
         await self.connection.execute(QUERIES["land"].encode(), {**self.claim.key, "outcome": Jsonb(outcome)})
+
+
+def _next_block(rows: Iterator[pa.RecordBatch]) -> bytes | None:
+    batch = next(rows, None)
+    return None if batch is None else copybinary.encode(batch)

@@ -194,14 +194,16 @@ class Server:
             now.process.wait(0.02)
 
     def _end_orphans(self) -> None:
-        """Clear the way after a server that was killed: what is left of it, and a pid file that names a stranger.
+        """Clear the way after a server that was killed: what is left of it, and lock files that name a stranger.
 
-        PostgreSQL takes any living process of the recorded pid for a server. Backends outlive a killed postmaster only
-        while they are busy (in PL/Python, for ever); they hold the shared memory that a new server must not share.
+        PostgreSQL takes any process of the recorded pid for a server, a zombie too (and in a container whose first
+        process reaps nothing, a killed server stays one). Backends outlive a killed postmaster only while they are
+        busy (in PL/Python, for ever); they hold the shared memory that a new server must not share.
         """
         for process in self._orphans():
             process.stop([(signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0)])
-        (self.place.pgdata / "postmaster.pid").unlink(missing_ok=True)
+        for stale in (self.place.pgdata / "postmaster.pid", *self.place.sockets.glob(".s.PGSQL.*")):
+            stale.unlink(missing_ok=True)
 
     def _orphans(self) -> list[Process]:
         found = []

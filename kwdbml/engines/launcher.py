@@ -110,8 +110,11 @@ def _lift(fd: int) -> int:
 
 
 def adopt_orphans() -> None:
-    """Make this process the parent of everything below it that loses its own: without a pid namespace, what a job
-    leaves behind would otherwise be out of our sight."""
+    """Make this process the parent of everything below it that loses its own.
+
+    So nothing of a run is ever out of our sight: what a job leaves behind where it has no pid namespace, and
+    bubblewrap's inner process when the outer one dies before it has bound the two together.
+    """
     import ctypes
 
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER

@@ -68,8 +68,7 @@ class Supervisor:
         self._most_processes = int(str(setup.get("most_processes", 1024)))
         cgroup = _make_cgroup(setup.get("cgroup"), self._most_processes)
         uid, bwrap, seccomp = setup.get("uid"), setup.get("bwrap"), setup.get("seccomp")
-        if bwrap is None:
-            launcher.adopt_orphans()
+        launcher.adopt_orphans()
         command, env = setup["command"], setup["env"]
         assert isinstance(command, list) and isinstance(env, dict)
         self._child = launcher.start(
@@ -97,7 +96,7 @@ class Supervisor:
             # Progress before output: a line belongs to the step that was announced before it.
             for fd in sorted(ready, key=lambda fd: fd != child.control):
                 self._handle(fd, wakeup)
-            if self._watch is not None and self._killed is None:
+            if self._watch is not None and self._killed is None and self._exit is None:
                 tick += 1
                 self._look(tick)
         self._end()
@@ -222,6 +221,7 @@ class Supervisor:
 
     def _look(self, tick: int) -> None:
         assert self._watch is not None
+        self._bury()
         if self._deadline is not None and time.monotonic() >= self._deadline:
             self._kill("DeadlineExceeded", "The job ran longer than its ttl allows.")
         elif problem := self._watch.memory():
@@ -261,18 +261,21 @@ class Supervisor:
 
     def _reap(self) -> None:
         """Kill what is left and wait until the kernel has none of it."""
-        self._group.kill()
-        if self._exit is None:
-            self._exit = os.waitstatus_to_exitcode(os.waitpid(self._child.pid, 0)[1])
-        if self._group.init_fd is not None:
-            select.select([self._group.init_fd], [], [])
-        while True:  # orphans that became ours; without a sandbox they may come until the last is dead
+        while True:
+            self._group.kill()
             try:
-                if os.waitpid(-1, os.WNOHANG)[0] == 0:
-                    self._group.kill()
-                    os.waitpid(-1, 0)
+                pid, status = os.waitpid(-1, 0)
             except ChildProcessError:
                 return
+            if pid == self._child.pid:
+                self._exit = os.waitstatus_to_exitcode(status)
+
+    def _bury(self) -> None:
+        """Take leave of orphans that have ended: without a pid namespace they come to us while the step runs."""
+        while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+            if ended.si_pid == self._child.pid:
+                return  # the loop sees to that one
+            os.waitpid(ended.si_pid, 0)
 
     def _status(self) -> dict[str, object]:
         assert self._exit is not None
@@ -337,6 +340,7 @@ def main() -> None:
     os.set_blocking(0, False)
     os.set_blocking(1, False)
     Supervisor(setup, rest).run(wakeup)
+    os._exit(0)  # the worker waits for our end: taking the interpreter down would cost it milliseconds
 
 
 if __name__ == "__main__":

@@ -49,19 +49,18 @@ class Group:
             self.init = pid
 
     def pids(self) -> list[int]:
-        if self.cgroup is not None:
-            return self.cgroup.pids()
-        # Without a pid namespace too: the supervisor is the parent of every orphan (launcher.adopt_orphans).
+        # Complete, also without a pid namespace: every orphan becomes a child of ours (launcher.adopt_orphans). The
+        # control group alone would miss a child that has not joined it yet.
         return procs.descendants(os.getpid())[1:]
 
     def kill(self) -> None:
-        """Send SIGKILL to everything; no process of the run can add another one that this misses for long."""
+        """Send SIGKILL to everything."""
         if self.init_fd is not None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.init_fd, signal.SIGKILL)
         elif self.uid is not None:
             _kill_as(self.uid)
-        # Without a namespace a fork could outrun us: stopped first, a parent makes no more children.
+        # A fork could outrun us: stopped first, a parent makes no more children.
         for signum in (signal.SIGSTOP, signal.SIGKILL):
             seen: set[int] = set()
             while fresh := set(self.pids()) - seen:

@@ -151,8 +151,8 @@ def for_model(model: Any, inputs: Inputs) -> Inputs:
     """The inputs as the model was fitted: its columns by name and in its order, or a plain array."""
     names = getattr(model, "feature_names_in_", None)
     if isinstance(inputs, pd.DataFrame):
-        if names is None:
-            return inputs.to_numpy()
+        if names is None:  # an estimator fitted on an array wants an array; anything else may look at names
+            return inputs.to_numpy() if hasattr(model, "n_features_in_") else inputs
         wanted = list(names)
         present = set(inputs.columns)
         return inputs[wanted] if all(name in present for name in wanted) else inputs

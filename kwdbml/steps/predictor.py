@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Self
 
+import numpy as np
 import pandas as pd
 
 from kwdbml.frameworks.base import Framework, as_array
@@ -39,6 +40,8 @@ class Predictor:
 
     def answers(self, frame: pd.DataFrame, *, with_scores: bool = False) -> Answers:
         """What the model says of each row, after postprocessing; as many rows as ``frame``."""
+        if with_scores and self._bundle is None:
+            return self._built_in(frame)
         inputs = self._transformer.before(frame) if self._transformer else frame
         values = as_array(self._run("predict", inputs))
         if values.ndim not in (1, 2) or len(values) != len(frame):
@@ -48,6 +51,17 @@ class Predictor:
         if not with_scores:
             return Answers(values)
         return Answers(values, self._run("scores", inputs), self._classes(values))
+
+    def _built_in(self, frame: pd.DataFrame) -> Answers:
+        """Of our own classifiers the answer is the class with the highest score: no need to predict twice."""
+        classes = self._framework.classes(self._model)
+        if classes is None:
+            return Answers(self._framework.predict(self._model, frame))
+        scores = self._framework.scores(self._model, frame)
+        labels = np.asarray(classes)
+        labels = labels.astype(object) if labels.dtype.kind == "U" else labels
+        assert scores is not None  # every built-in classifier has predict_proba
+        return Answers(labels[np.argmax(scores, axis=1)], scores, classes)
 
     def _run(self, method: str, inputs: Any) -> Any:
         function = getattr(self._framework, method)

@@ -51,9 +51,9 @@ def write(name: str, text: str) -> None:
     path.write_text(text)
 
 
-def touch_and_wait(name: str = "waiting") -> None:
-    """Say that we are here, then wait until the test writes in/go."""
-    (WORKSPACE / "out" / name).write_text("")
+def pause(step: str = "paused") -> None:
+    """Announce this step, then wait until the test writes in/go."""
+    progress(step)
     while not (WORKSPACE / "in" / "go").exists():
         time.sleep(0.005)
 
@@ -126,10 +126,11 @@ def nest(depth: int) -> None:
     os.chmod(".", 0)
 
 
-def fill(size: int) -> None:
-    with (WORKSPACE / "out" / "big").open("wb") as file:
-        for _ in range(size >> 20):
-            file.write(b"\1" * (1 << 20))
+def fill(size: int, files: int = 1) -> None:
+    for number in range(files):
+        with (WORKSPACE / "out" / f"big{number}").open("wb") as file:
+            for _ in range(size >> 20):
+                file.write(b"\1" * (1 << 20))
 
 
 def link(target: str, name: str) -> None:
@@ -215,6 +216,22 @@ _ATTACKS: dict[str, Any] = {
     "processes": _all_processes,
     "device": _device,
 }
+
+
+def kill_own_child() -> int:
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(600)
+    os.kill(pid, signal.SIGTERM)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def pipe(name: str) -> None:
+    os.mkfifo(WORKSPACE / "out" / name)
+
+
+def second_name(name: str, other: str) -> None:
+    os.link(WORKSPACE / "out" / name, WORKSPACE / "out" / other)
 
 
 def job_user() -> list[int]:

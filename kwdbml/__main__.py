@@ -1,0 +1,5 @@
+"""``python -m kwdbml``: the command line."""
+
+from kwdbml.cli import app
+
+app()

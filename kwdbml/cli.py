@@ -1,0 +1,148 @@
+"""``kwdbml``: the command line. Arguments in, answers out; what it does is elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import structlog
+import typer
+
+from kwdbml.errors import KwdbmlError
+
+app = typer.Typer(help="Machine learning as SQL: the embedded server, the worker, the extension.", no_args_is_help=True, add_completion=False)
+extension_app = typer.Typer(help="The extension of an existing PostgreSQL server.", no_args_is_help=True)
+app.add_typer(extension_app, name="extension")
+
+DataDir = Annotated[Path | None, typer.Option(help="Data directory; the default lies beside the virtual environment.")]
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _fail(error: KwdbmlError) -> typer.Exit:
+    _say(f"error: {error.message}")
+    for name, text in (("detail", error.detail), ("hint", error.hint)):
+        if text:
+            _say(f"{name}: {text}")
+    return typer.Exit(1)
+
+
+@app.command()
+def up(
+    data_dir: DataDir = None,
+    port: Annotated[int | None, typer.Option(help="TCP port on 127.0.0.1; a free one by default.")] = None,
+) -> None:
+    """Start the embedded PostgreSQL and a worker; the last line printed is the superuser's DSN."""
+    from kwdbml import embedded
+
+    try:
+        started = embedded.up(data_dir, port, say=_say)
+    except KwdbmlError as error:
+        raise _fail(error) from None
+    typer.echo(started.dsn)
+
+
+@app.command()
+def status(data_dir: DataDir = None) -> None:
+    """Say what runs; exit code 3 when server or worker do not."""
+    from kwdbml import embedded
+
+    found = embedded.status(data_dir)
+    typer.echo(f"data directory  {found.data_dir}" + ("" if found.exists else " (not made yet)"))
+    typer.echo(f"server          {f'running, pid {found.server_pid}, port {found.port}' if found.server_pid else 'stopped'}")
+    typer.echo(f"worker          {f'running, pid {found.worker_pid}' if found.worker_pid else 'stopped'}")
+    typer.echo(f"logs            {found.server_log}  {found.worker_log}")
+    if not found.running:
+        raise typer.Exit(3)
+
+
+@app.command()
+def down(data_dir: DataDir = None) -> None:
+    """Stop the worker (what it runs is finished first, for half a minute) and the embedded server."""
+    from kwdbml import embedded
+
+    stopped = embedded.down(data_dir)
+    for what, ran in (("worker", stopped.worker_ran), ("server", stopped.server_ran)):
+        typer.echo(f"{what}: {'stopped' if ran else 'was not running'}")
+
+
+@app.command()
+def worker(
+    dsn: Annotated[str | None, typer.Option(help="The worker's own role; or KWDBML_DSN.", envvar="KWDBML_DSN", show_envvar=False)] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Jobs at once.")] = None,
+    scratch: Annotated[Path | None, typer.Option(help="Where runs keep their files.")] = None,
+    unsafe_no_sandbox: Annotated[bool, typer.Option("--unsafe-no-sandbox", help="Run uploaded code without a sandbox.")] = False,
+    allow_superuser: Annotated[bool, typer.Option("--allow-superuser", help="Run although the role is a superuser.")] = False,
+) -> None:
+    """Run a worker for an existing server until SIGTERM, which drains it."""
+    given: dict[str, Any] = {
+        "dsn": dsn, "concurrency": concurrency, "scratch": scratch,
+        "unsafe_no_sandbox": unsafe_no_sandbox or None, "allow_superuser": allow_superuser or None,
+    }  # fmt: skip
+    _configure_log()
+    try:
+        asyncio.run(_work({k: v for k, v in given.items() if v is not None}))
+    except KwdbmlError as error:
+        raise _fail(error) from None
+
+
+async def _work(given: dict[str, Any]) -> None:
+    from pydantic import ValidationError
+
+    from kwdbml import readiness
+    from kwdbml.engines.local import LocalEngine
+    from kwdbml.errors import InvalidParameter
+    from kwdbml.settings import WorkerSettings
+    from kwdbml.worker.loop import Worker
+
+    try:
+        settings = WorkerSettings(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(p) for p in first["loc"])
+        raise InvalidParameter(f"setting {name}: {first['msg']}", hint=f"Pass --{name} or set KWDBML_{name.upper()}.") from None
+    engine = LocalEngine(settings.scratch, concurrency=settings.concurrency, unsafe_no_sandbox=settings.unsafe_no_sandbox)
+    one = Worker(settings, {"local": engine})
+
+    async def announce() -> None:
+        await one.ready.wait()
+        readiness.announce()
+
+    telling = asyncio.create_task(announce())
+    try:
+        await one.run()
+    finally:
+        telling.cancel()
+
+
+def _configure_log() -> None:
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+@extension_app.command("install")
+def install(
+    pg_config: Annotated[str, typer.Option(help="pg_config of the server.")] = "pg_config",
+) -> None:
+    """Put control file, SQL and server-side Python where the server finds them."""
+    from kwdbml import extension
+
+    try:
+        done = extension.install(pg_config)
+    except KwdbmlError as error:
+        raise _fail(error) from None
+    typer.echo(f"{'installed' if done.changed else 'already there'}: {done.control}, {done.python}")
+    typer.echo("next, as a superuser: CREATE EXTENSION kwdbml CASCADE;")

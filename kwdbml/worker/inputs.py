@@ -1,0 +1,69 @@
+"""Filling a workspace: the bundles of a job and ``job.json``, the step's one description of what to do."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from kwdbml import quantity
+from kwdbml.dataset import Staged
+from kwdbml.engines.base import Resources, Run
+from kwdbml.errors import EngineError
+from kwdbml.store import Claim, Store
+
+
+def run_of(claim: Claim, spec: dict[str, Any]) -> Run:
+    """The engine's view of an attempt. InvalidParameter for a flavour that a hand-written request got wrong."""
+    settings = spec["settings"]
+    flavour = settings.get("flavour") or {}
+    resources = Resources(
+        cpu=quantity.cores(flavour["cpu"]) if "cpu" in flavour else None,
+        memory=quantity.memory(flavour["mem"]) if "mem" in flavour else None,
+        scalar=flavour.get("scalarResources") or {},
+    )
+    ttl = float(spec["ttl"])
+    builtin = spec["type"] == "TRAIN" and spec["algorithm"] is not None
+    return Run(claim.run_name, resources, ttl if ttl > 0 else None, spec["env"], trusted=builtin)
+
+
+async def fetch_bundles(store: Store, claim: Claim, inputs: Path) -> dict[str, bool]:
+    """Write the job's bundles as ``KIND.zip``; which there are. EngineError when bytes and hash disagree."""
+    files = {"pipeline": False, "transformer": False, "model": False}
+    for artefact in await store.artefacts(claim):
+        digest = hashlib.sha256()
+        with (inputs / f"{artefact.kind}.zip").open("wb") as file:
+            async for chunk in store.chunks(claim, artefact):
+                digest.update(chunk)
+                file.write(chunk)
+        if digest.hexdigest() != artefact.sha256:
+            raise EngineError(f"the stored {artefact.kind} bundle is damaged: its SHA-256 is not the recorded one", hint="Import it again.")
+        files[artefact.kind] = True
+    return files
+
+
+def write_spec(inputs: Path, claim: Claim, spec: dict[str, Any], staged: Staged, files: dict[str, bool]) -> None:
+    """``job.json``, written last: with it the workspace is complete (``kwdbml.steps`` reads it)."""
+    by_role: dict[str, dict[str, dict[str, str]]] = {"feature": {}, "target": {}, "carried": {}}
+    for column in staged.columns:
+        by_role[column["role"]][column["name"]] = column
+    features = [{**f, "column": by_role["feature"][f["name"]]["column"], "source": by_role["feature"][f["name"]]["staged"]} for f in spec["features"]]
+    target = [{**t, **({"column": by_role["target"][t["name"]]["column"]} if t["name"] in by_role["target"] else {})} for t in spec["target"]]
+    settings = spec["settings"]
+    hyperparameters = dict(spec["hyperparameters"])
+    job = {
+        "version": 1, "job_id": str(claim.job_id), "attempt": claim.attempt, "type": spec["type"],
+        "problem_type": spec["problem_type"], "framework": spec["framework"], "seed": 0, "algorithm": spec["algorithm"],
+        "hyperparameters": hyperparameters, "positive_label": hyperparameters.get("positive_label"),
+        "objectives": settings.get("objective_groups"), "features": features, "target": target, "files": files,
+    }  # fmt: skip
+    (inputs / "carried.json").write_text(json.dumps([c["column"] for c in staged.columns if c["role"] == "carried"]), encoding="utf-8")
+    (inputs / "job.json").write_text(json.dumps(job), encoding="utf-8")
+
+
+def carried(inputs: Path) -> list[str]:
+    """The Arrow columns that travel to the result table, in the data set's order; kept beside the data, because whoever
+    lands the job need not be who staged it."""
+    found: list[str] = json.loads((inputs / "carried.json").read_text(encoding="utf-8"))
+    return found

@@ -1,0 +1,252 @@
+"""One attempt of one job, from claim to end: stage → launch → follow → land.
+
+Every write to the database carries the token. When the token is lost (``FENCED``), somebody else follows the run, or the
+job is gone and its run is in ``kwdbml.cleanup``: then this worker lets go without touching anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import structlog
+
+from kwdbml.dataset import Reader, Staged
+from kwdbml.engines.base import Engine, Handle, RunState, RunStatus, Workspace
+from kwdbml.errors import EngineError, KwdbmlError
+from kwdbml.store import FENCED, RETRYABLE, Claim, Store
+from kwdbml.worker import inputs, landing
+
+log = structlog.get_logger()
+
+_FOLLOW = 0.5  # seconds between looks at a run's log
+_LANDING_TRIES = 6
+
+
+class Fenced(Exception):
+    """The attempt is not ours any more."""
+
+
+class Canceled(Exception):
+    """The job was canceled: stop what runs, confirm, clean up."""
+
+
+class Attempt:
+    """Takes one claimed attempt to its end. ``cancel()`` and ``lose()`` may be called at any time."""
+
+    def __init__(self, store: Store, engine: Engine, claim: Claim, dsn: str) -> None:
+        self._store, self._engine, self.claim, self._dsn = store, engine, claim, dsn
+        self._canceled = asyncio.Event()
+        self._lost = False
+        self._spec: dict[str, Any] = {}
+        self._log = log.bind(job=str(claim.job_id), attempt=claim.attempt)
+        if claim.status == "CANCELED":
+            self._canceled.set()
+
+    def cancel(self) -> None:
+        self._canceled.set()
+
+    def lose(self) -> None:
+        self._lost = True
+        self._canceled.set()
+
+    async def run(self) -> None:
+        """Never raises but for asyncio's own cancellation: a job's failure is the job's."""
+        handle: Handle | None = None
+        try:
+            handle = await self._find()
+            self._check()
+            self._spec = await self._store.spec(self.claim)
+            if handle is None:
+                handle = await self._start()
+            await self._land(handle, await self._follow(handle))
+        except Canceled:
+            await self._guard(self._stop(handle))
+        except Fenced:
+            self._log.info("attempt.fenced")
+        except Exception as error:
+            await self._guard(self._failed(error, handle))
+
+    # -- phases --------------------------------------------------------------------------------------------------
+
+    async def _find(self) -> Handle | None:
+        """The run of an attempt that another worker began; a run is started once, so look before launching."""
+        if not self.claim.takeover:
+            return None
+        return self.claim.handle or await self._engine.find(self.claim.run_name)
+
+    async def _start(self) -> Handle:
+        """Stage the data, fill the workspace, launch; the handle, written down."""
+        run = inputs.run_of(self.claim, self._spec)
+        workspace = await self._engine.open(run)
+        try:
+            staged = await self._stage(workspace)
+            files = await inputs.fetch_bundles(self._store, self.claim, workspace.inputs)
+            inputs.write_spec(workspace.inputs, self.claim, self._spec, staged, files)
+            self._check()
+            await self._store.update(self.claim, phase="launching")
+            handle = await self._engine.launch(run, workspace)
+        except BaseException:
+            await self._engine.abandon(workspace)
+            raise
+        await self._store.update(self.claim, phase="running", handle=handle)
+        return handle
+
+    async def _stage(self, workspace: Workspace) -> Staged:
+        reader = Reader(self._dsn)
+        loop = asyncio.get_running_loop()
+        claim = self.claim
+        work = loop.run_in_executor(
+            None, reader.stage, str(claim.job_id), str(claim.token), workspace.inputs / "data.arrow", lambda _rows: None
+        )
+        canceled = asyncio.ensure_future(self._canceled.wait())
+        try:
+            await asyncio.wait({work, canceled}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                reader.cancel()
+                await asyncio.wait({work})
+            self._check()
+            return work.result()
+        finally:
+            canceled.cancel()
+
+    async def _follow(self, handle: Handle) -> RunStatus:
+        """Until the run has ended: its log and progress go to the database as they come."""
+        cursor, seen = 0, (None, None)
+        while True:
+            self._check()
+            status = await self._wait(handle)
+            cursor = await self._copy_log(handle, cursor)
+            if status.ended:
+                return status
+            if (status.step, status.fraction) != seen and status.state == RunState.RUNNING:
+                seen = (status.step, status.fraction)
+                await self._store.update(self.claim, phase="running", step=status.step, progress=status.fraction)
+
+    async def _wait(self, handle: Handle) -> RunStatus:
+        """The run's status, or Canceled as soon as it is asked for."""
+        waiting = asyncio.ensure_future(self._engine.wait(handle, _FOLLOW))
+        canceled = asyncio.ensure_future(self._canceled.wait())
+        try:
+            await asyncio.wait({waiting, canceled}, return_when=asyncio.FIRST_COMPLETED)
+            self._check()
+            return await waiting
+        finally:
+            waiting.cancel()
+            canceled.cancel()
+
+    async def _copy_log(self, handle: Handle, cursor: int) -> int:
+        while True:
+            chunk = await self._engine.logs(handle, cursor)
+            if chunk.lines or chunk.cut:
+                lines = [{"seq": n.seq, "at": n.at, "step": n.step or "", "stream": n.stream, "line": landing.clean(n.line)} for n in chunk.lines]
+                await self._store.log(self.claim, lines, chunk.cut)
+            if chunk.cursor == cursor or not chunk.lines:
+                return chunk.cursor
+            cursor = chunk.cursor
+
+    async def _land(self, handle: Handle, status: RunStatus) -> None:
+        workspace = self._engine.workspace(handle)
+        if status.state != RunState.SUCCEEDED:
+            error = landing.error_of(workspace, status)
+            self._log.info("run.failed", error=error["type"])
+            await self._store.fail(self.claim, error, retry=True)
+        else:
+            await self._store.update(self.claim, phase="collecting")
+            outcome = await asyncio.to_thread(landing.outcome_of, workspace, self._spec["problem_type"])
+            outcome["data_hash"] = await asyncio.to_thread(landing.file_hash, workspace.inputs / "data.arrow")
+            await self._store.update(self.claim, phase="finalizing")
+            await self._retried(lambda: self._land_once(workspace, outcome))
+            self._log.info("job.succeeded")
+        await self._clean(handle)
+
+    async def _land_once(self, workspace: Workspace, outcome: dict[str, Any]) -> None:
+        kind = self._spec["type"]
+        if kind == "TRAIN":
+            await landing.land_model(self._store, self.claim, workspace, outcome, int(self._spec["model_limit"]))
+        elif kind == "EVALUATE":
+            await landing.land_metrics(self._store, self.claim, outcome)
+        else:
+            carried, table = inputs.carried(workspace.inputs), self._spec["settings"]["result_table"]
+            await landing.land_rows(self._store, self.claim, workspace, carried, outcome, table)
+
+    async def _retried(self, land: Callable[[], Awaitable[None]]) -> None:
+        """Land, again after a deadlock, a lock timeout or a lost connection. FENCED then may mean that it had landed."""
+        for n in range(_LANDING_TRIES):
+            try:
+                return await land()
+            except psycopg.Error as error:
+                code = error.sqlstate or "08006"
+                if n + 1 == _LANDING_TRIES or not (code in RETRYABLE or code.startswith(("08", "57P"))):
+                    raise
+                self._log.info("landing.again", sqlstate=code)
+                await asyncio.sleep(random.uniform(0.1, 0.4) * 2**n)
+
+    # -- ends ----------------------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        if self._lost:
+            raise Fenced
+        if self._canceled.is_set():
+            raise Canceled
+
+    async def _stop(self, handle: Handle | None) -> None:
+        """The job was canceled: its phase stays *canceling* until nothing of it runs."""
+        handle = handle or await self._engine.find(self.claim.run_name)
+        if handle is not None:
+            await self._engine.cancel(handle)
+            while not (await self._engine.wait(handle, 5.0)).ended:
+                pass
+        await self._store.end(self.claim)
+        self._log.info("job.canceled")
+        if handle is not None:
+            await self._clean(handle)
+
+    async def _failed(self, error: Exception, handle: Handle | None) -> None:
+        """What went wrong outside the run: the user's data or rights, the engine, the database, or ourselves."""
+        if self._lost or getattr(error, "sqlstate", None) == FENCED and not isinstance(error, EngineError):
+            await self._let_go(handle)
+            return
+        if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
+            # the database is away: the lease runs out, and whoever comes next finds the run
+            self._log.warning("database.away", why=str(error))
+            return
+        self._log.info("attempt.failed", error=str(error), exc_info=not isinstance(error, KwdbmlError | psycopg.Error))
+        retry = isinstance(error, EngineError) and error.retryable
+        await self._store.fail(self.claim, _described(error), retry=retry)
+        if handle is not None:
+            await self._clean(handle)
+
+    async def _let_go(self, handle: Handle | None) -> None:
+        """Somebody else decided. When that was a cancel, the attempt is still ours to end."""
+        answers = await self._store.heartbeat([self.claim.token], timedelta(seconds=30))
+        if answers.get(self.claim.token) == "CANCELED":
+            await self._stop(handle)
+        else:
+            self._log.info("attempt.fenced")
+
+    async def _clean(self, handle: Handle) -> None:
+        """Best effort: the row in kwdbml.cleanup stays until it has worked."""
+        await self._engine.cleanup(handle)
+        await self._store.cleaned(self.claim.run_name)
+
+    async def _guard(self, ending: Awaitable[None]) -> None:
+        try:
+            await ending
+        except Exception as error:
+            self._log.warning("attempt.unfinished", why=str(error), exc_info=True)
+
+
+def _described(error: Exception) -> dict[str, Any]:
+    """An exception as a job's ``error``; the cure follows the message."""
+    message, hint, name = str(error), "", type(error).__name__
+    if isinstance(error, KwdbmlError):
+        message, hint, name = error.message, error.hint, error.type_name
+    elif isinstance(error, psycopg.Error):
+        message, hint = error.diag.message_primary or message, error.diag.message_hint or ""
+    text = f"{message} ({hint})" if hint else message
+    return {"type": name, "message": landing.clean(text), "step": "worker", "traceback": []}

@@ -1,0 +1,181 @@
+"""The worker's loop: claim, keep leases, listen, sweep, drain.
+
+A notification is a hint to look, anybody can send one; what it misses, the sweep finds. SIGTERM drains: no new job is
+taken, those at work are finished; a second one lets go at once, and the runs live on for the next worker to follow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import psycopg
+import structlog
+
+from kwdbml.engines.base import Engine
+from kwdbml.errors import InsufficientPrivilege, WrongState
+from kwdbml.settings import WorkerSettings
+from kwdbml.store import Store
+from kwdbml.worker.job import Attempt
+
+log = structlog.get_logger()
+
+
+@dataclass
+class Worker:
+    """``settings.concurrency`` jobs at once, on the given engines by name."""
+
+    settings: WorkerSettings
+    engines: Mapping[str, Engine]
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    _attempts: dict[UUID, Attempt] = field(default_factory=dict)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._dsn = self.settings.dsn.get_secret_value()
+        self._store = Store(self._dsn, max_size=max(4, 2 * self.settings.concurrency))
+        self._name = f"{self.settings.name}:{os.getpid()}"
+
+    async def run(self) -> None:
+        """Until drained. Raises when the database is not one this worker may or can serve."""
+        await self._store.open()
+        try:
+            await self._check_role()
+            for engine in self.engines.values():
+                await engine.start()
+            await self._store.sweep()
+            self._on_signals()
+            await self._serve()
+        finally:
+            for engine in self.engines.values():
+                await engine.close()
+            await self._store.close()
+
+    def stop(self) -> None:
+        """Drain; the second time: let go."""
+        if self._stopping.is_set():
+            for task in self._tasks:
+                task.cancel()
+        self._stopping.set()
+        self._wake.set()
+
+    async def _serve(self) -> None:
+        helpers = [asyncio.create_task(t()) for t in (self._listen, self._beat, self._sweep)]
+        try:
+            while not self._stopping.is_set():
+                self._wake.clear()
+                if len(self._tasks) < self.settings.concurrency and await self._take():
+                    continue
+                self.ready.set()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), self.settings.sweep)
+            log.info("worker.draining", jobs=len(self._tasks))
+            while self._tasks:
+                await asyncio.wait(self._tasks)
+        finally:
+            for helper in helpers:
+                helper.cancel()
+            await asyncio.gather(*helpers, *self._tasks, return_exceptions=True)
+
+    async def _take(self) -> bool:
+        """Claim a job and set to work on it; whether there was one."""
+        try:
+            claim = await self._store.claim(self._name, list(self.engines), self.settings.lease_interval)
+        except (psycopg.Error, OSError) as error:
+            log.warning("claim.failed", why=str(error))
+            await asyncio.sleep(1.0)
+            return False
+        if claim is None:
+            return False
+        log.info("job.claimed", job=str(claim.job_id), attempt=claim.attempt, takeover=claim.takeover)
+        attempt = Attempt(self._store, self.engines[claim.engine], claim, self._dsn)
+        self._attempts[claim.token] = attempt
+        task = asyncio.create_task(attempt.run())
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._done(done, claim.token))
+        return True
+
+    def _done(self, task: asyncio.Task[None], token: UUID) -> None:
+        self._tasks.discard(task)
+        self._attempts.pop(token, None)
+        self._wake.set()
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.heartbeat)
+            await self._look()
+
+    async def _look(self) -> None:
+        """Renew the leases; tell attempts whose job was canceled or taken."""
+        held = list(self._attempts)
+        if not held:
+            return
+        try:
+            answers = await self._store.heartbeat(held, self.settings.lease_interval)
+        except (psycopg.Error, OSError) as error:
+            log.warning("heartbeat.failed", why=str(error))
+            return
+        for token in held:
+            attempt = self._attempts.get(token)
+            if attempt is None:
+                continue
+            if token not in answers:
+                attempt.lose()
+            elif answers[token] == "CANCELED":
+                attempt.cancel()
+
+    async def _listen(self) -> None:
+        """Wake on notifications; a connection that breaks is made anew."""
+        while True:
+            try:
+                async with self._store.listening() as connection:
+                    self._wake.set()
+                    async for _ in connection.notifies():
+                        self._wake.set()
+                        await self._look()
+            except (psycopg.Error, OSError) as error:
+                log.warning("listen.failed", why=str(error))
+                await asyncio.sleep(1.0)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.sweep)
+            try:
+                await self._clean_up()
+            except Exception as error:
+                log.warning("sweep.failed", why=str(error))
+
+    async def _clean_up(self) -> None:
+        """Work off kwdbml.cleanup: runs that nobody waits for any more."""
+        for row in await self._store.cleanup(list(self.engines), socket.gethostname()):
+            engine = self.engines[row["engine"]]
+            handle = row["handle"] or await engine.find(row["run_name"])
+            if handle is not None:
+                await engine.cleanup(handle)
+            await self._store.cleaned(row["run_name"])
+
+    async def _check_role(self) -> None:
+        who = await self._store.whoami()
+        if who["version"] is None:
+            raise WrongState("the database has no extension kwdbml", hint="As a superuser: CREATE EXTENSION kwdbml CASCADE;")
+        if who["superuser"] and not self.settings.allow_superuser:
+            raise InsufficientPrivilege(
+                "the worker's role is a superuser",
+                hint="Give it a login role that is only a member of kwdbml_worker, or pass --allow-superuser.",
+            )
+        if not who["is_worker"]:
+            raise InsufficientPrivilege("the worker's role is no member of kwdbml_worker", hint="GRANT kwdbml_worker TO it;")
+
+    def _on_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+                loop.add_signal_handler(number, self.stop)
