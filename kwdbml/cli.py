@@ -13,7 +13,11 @@ import typer
 
 from kwdbml.errors import KwdbmlError
 
-app = typer.Typer(help="Machine learning as SQL: the embedded server, the worker, the extension.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="Machine learning as SQL: the embedded server, the worker, the extension.",
+    no_args_is_help=True,
+    add_completion=False,
+)
 extension_app = typer.Typer(help="The extension of an existing PostgreSQL server.", no_args_is_help=True)
 app.add_typer(extension_app, name="extension")
 
@@ -54,7 +58,9 @@ def status(data_dir: DataDir = None) -> None:
 
     found = embedded.status(data_dir)
     typer.echo(f"data directory  {found.data_dir}" + ("" if found.exists else " (not made yet)"))
-    typer.echo(f"server          {f'running, pid {found.server_pid}, port {found.port}' if found.server_pid else 'stopped'}")
+    typer.echo(
+        f"server          {f'running, pid {found.server_pid}, port {found.port}' if found.server_pid else 'stopped'}"
+    )
     typer.echo(f"worker          {f'running, pid {found.worker_pid}' if found.worker_pid else 'stopped'}")
     typer.echo(f"logs            {found.server_log}  {found.worker_log}")
     if not found.running:
@@ -73,11 +79,17 @@ def down(data_dir: DataDir = None) -> None:
 
 @app.command()
 def worker(
-    dsn: Annotated[str | None, typer.Option(help="The worker's own role; or KWDBML_DSN.", envvar="KWDBML_DSN", show_envvar=False)] = None,
+    dsn: Annotated[
+        str | None, typer.Option(help="The worker's own role; or KWDBML_DSN.", envvar="KWDBML_DSN", show_envvar=False)
+    ] = None,
     concurrency: Annotated[int | None, typer.Option(help="Jobs at once.")] = None,
     scratch: Annotated[Path | None, typer.Option(help="Where runs keep their files.")] = None,
-    unsafe_no_sandbox: Annotated[bool, typer.Option("--unsafe-no-sandbox", help="Run uploaded code without a sandbox.")] = False,
-    allow_superuser: Annotated[bool, typer.Option("--allow-superuser", help="Run although the role is a superuser.")] = False,
+    unsafe_no_sandbox: Annotated[
+        bool, typer.Option("--unsafe-no-sandbox", help="Run uploaded code without a sandbox.")
+    ] = False,
+    allow_superuser: Annotated[
+        bool, typer.Option("--allow-superuser", help="Run although the role is a superuser.")
+    ] = False,
 ) -> None:
     """Run a worker for an existing server until SIGTERM, which drains it."""
     given: dict[str, Any] = {
@@ -105,8 +117,12 @@ async def _work(given: dict[str, Any]) -> None:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(p) for p in first["loc"])
-        raise InvalidParameter(f"setting {name}: {first['msg']}", hint=f"Pass --{name} or set KWDBML_{name.upper()}.") from None
-    engine = LocalEngine(settings.scratch, concurrency=settings.concurrency, unsafe_no_sandbox=settings.unsafe_no_sandbox)
+        raise InvalidParameter(
+            f"setting {name}: {first['msg']}", hint=f"Pass --{name} or set KWDBML_{name.upper()}."
+        ) from None
+    engine = LocalEngine(
+        settings.scratch, concurrency=settings.concurrency, unsafe_no_sandbox=settings.unsafe_no_sandbox
+    )
     one = Worker(settings, {"local": engine})
 
     async def announce() -> None:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import adbc_driver_postgresql.dbapi as adbc
-import pyarrow as pa
 import psycopg
+import pyarrow as pa
 from adbc_driver_manager import dbapi
 
 from kwdbml.errors import KwdbmlError, WrongState
@@ -80,7 +80,7 @@ class Reader:
             cursor.adbc_cancel()
 
     def stage(self, job: str, token: str, target: Path, progress: Callable[[int], None]) -> Staged:
-        """Write the job's data to ``target``; ``progress`` is told the rows so far. DatabaseError as the query's own."""
+        """Write the job's data to ``target``; ``progress`` hears the rows so far. DatabaseError as the query's own."""
         with _errors(), adbc.connect(self._dsn) as connection:
             try:
                 with connection.cursor() as cursor:

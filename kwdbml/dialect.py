@@ -5,7 +5,7 @@ from __future__ import annotations
 
 
 def statement_kind(text: str) -> str | None:
-    """What a statement that is no query is, in words ("an UPDATE statement"); None when sqlglot cannot tell or it is one."""
+    """What a statement that is no query is, in words ("an UPDATE statement"); None when it is one, or unclear."""
     import sqlglot
     from sqlglot import exp
 
@@ -15,8 +15,5 @@ def statement_kind(text: str) -> str | None:
         return None
     if isinstance(parsed, exp.Query | exp.Values):
         return "SELECT INTO" if parsed.find(exp.Into) else None
-    if isinstance(parsed, exp.Command):
-        name = str(parsed.this).upper()
-    else:
-        name = type(parsed).__name__.upper()
+    name = (str(parsed.this) if isinstance(parsed, exp.Command) else type(parsed).__name__).upper()
     return f"{'an' if name[:1] in 'AEIOU' else 'a'} {name} statement"

@@ -19,7 +19,9 @@ class WorkerSettings(BaseSettings):
     name: str = Field(default_factory=socket.gethostname, description="shown as kwdbml.jobs.worker")
     concurrency: int = Field(default=1, ge=1, le=1024, description="jobs at once")
     scratch: Path | None = Field(default=None, description="where the local engine keeps its runs")
-    lease: float = Field(default=30.0, ge=1.0, description="after so long without a heartbeat another worker takes over")
+    lease: float = Field(
+        default=30.0, ge=1.0, description="after so long without a heartbeat another worker takes over"
+    )
     heartbeat: float = Field(default=5.0, gt=0, description="how often leases are renewed")
     sweep: float = Field(default=5.0, gt=0, description="how often to look for what no notification told")
     unsafe_no_sandbox: bool = Field(default=False, description="run uploaded code without a sandbox")

@@ -66,8 +66,15 @@ class Store:
     _pool: AsyncConnectionPool = field(init=False)
 
     def __post_init__(self) -> None:
-        options = {"autocommit": True, "row_factory": dict_row, "application_name": "kwdbml worker", "keepalives_idle": 30}
-        self._pool = AsyncConnectionPool(self.dsn, kwargs=options, min_size=1, max_size=self.max_size, open=False, timeout=10)
+        options = {
+            "autocommit": True,
+            "row_factory": dict_row,
+            "application_name": "kwdbml worker",
+            "keepalives_idle": 30,
+        }
+        self._pool = AsyncConnectionPool(
+            self.dsn, kwargs=options, min_size=1, max_size=self.max_size, open=False, timeout=10
+        )
 
     async def open(self) -> None:
         await self._pool.open(wait=True, timeout=30)
@@ -78,7 +85,7 @@ class Store:
     async def _rows(self, name: str, **parameters: Any) -> list[dict[str, Any]]:
         async with self._pool.connection() as connection:
             cursor = await connection.execute(QUERIES[name].encode(), parameters)
-            return cast(list[dict[str, Any]], await cursor.fetchall())
+            return cast("list[dict[str, Any]]", await cursor.fetchall())
 
     async def _value(self, name: str, **parameters: Any) -> Any:
         return next(iter((await self._rows(name, **parameters))[0].values()))
@@ -99,7 +106,12 @@ class Store:
         handle: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         await self._rows(
-            "update", **claim.key, phase=phase, step=step, progress=progress, handle=None if handle is None else Jsonb(handle)
+            "update",
+            **claim.key,
+            phase=phase,
+            step=step,
+            progress=progress,
+            handle=None if handle is None else Jsonb(handle),
         )
 
     async def log(self, claim: Claim, lines: list[dict[str, Any]], cut: tuple[int, int] | None) -> None:
@@ -107,7 +119,7 @@ class Store:
         await self._rows("log", **claim.key, lines=Jsonb(lines), cut_from=cut_from, cut_to=cut_to)
 
     async def spec(self, claim: Claim) -> dict[str, Any]:
-        return cast(dict[str, Any], await self._value("spec", **claim.key))
+        return cast("dict[str, Any]", await self._value("spec", **claim.key))
 
     async def artefacts(self, claim: Claim) -> list[Artefact]:
         return [Artefact(**row) for row in await self._rows("artefacts", **claim.key)]
@@ -119,7 +131,7 @@ class Store:
                 cursor = connection.cursor(binary=True)
                 parameters = {**claim.key, "artefact": artefact.artefact, "number": number}
                 await cursor.execute(QUERIES["chunk"].encode(), parameters)
-                row = cast(dict[str, Any], await cursor.fetchone())
+                row = cast("dict[str, Any]", await cursor.fetchone())
                 yield next(iter(row.values()))
 
     async def fail(self, claim: Claim, error: dict[str, Any], *, retry: bool) -> str:
@@ -150,7 +162,9 @@ class Store:
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
         """A connection of its own that LISTENs."""
-        async with await psycopg.AsyncConnection.connect(self.dsn, autocommit=True, application_name="kwdbml listen") as connection:
+        async with await psycopg.AsyncConnection.connect(
+            self.dsn, autocommit=True, application_name="kwdbml listen"
+        ) as connection:
             await connection.execute(QUERIES["listen"].encode())
             yield connection
 
@@ -163,12 +177,12 @@ class Landing:
     async def put(self, artefact: UUID | None, kind: str, number: int, chunk: bytes) -> UUID:
         parameters = {**self.claim.key, "artefact": artefact, "kind": kind, "number": number, "chunk": chunk}
         cursor = await self.connection.execute(QUERIES["put"].encode(), parameters, binary=True)
-        return cast(UUID, next(iter((await cursor.fetchone() or {}).values())))
+        return cast("UUID", next(iter((await cursor.fetchone() or {}).values())))
 
     async def write_rows(self, batches: Callable[[list[dict[str, str]]], Iterator[pa.RecordBatch]]) -> None:
         """Open the job's result table and COPY ``batches(columns)`` into it."""
         cursor = await self.connection.execute(QUERIES["result_open"].encode(), self.claim.key)
-        opened = cast(dict[str, Any], await cursor.fetchone())
+        opened = cast("dict[str, Any]", await cursor.fetchone())
         names = sql.SQL(", ").join(sql.Identifier(c["name"]) for c in opened["columns"])
         table = sql.Identifier(opened["table_schema"], opened["table_name"])
         rows = batches(opened["columns"])

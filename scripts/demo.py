@@ -116,7 +116,7 @@ def main_job(demo: Demo) -> None:
     inputs = ",\n".join(f'{{"name": "{name}", "type": "{kind}"}}' for name, kind in BUNDLE_FEATURES.items())
     demo.run(IMPORT.format(inputs=inputs.replace("\n", "\n                      ")), bundle=bundle())
 
-    heading("Train both, at the same time")
+    heading("Train both")
     demo.jobs(
         TRAIN.format(pipeline="late_builtin", model="late_by_builtin"),
         TRAIN.format(pipeline="late_own", model="late_by_own"),
@@ -130,7 +130,8 @@ def main_job(demo: Demo) -> None:
 
     heading("Predict every flight into a table")
     demo.jobs(PREDICT)
-    demo.run(JUDGE)
+    if not demo.failed:
+        demo.run(JUDGE)
 
     heading("All jobs")
     demo.run(JOBS)

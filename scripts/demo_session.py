@@ -16,6 +16,13 @@ PROGRESS = """
 SELECT id, status, phase, coalesce(step, ''), progress
 FROM kwdbml.jobs WHERE id = ANY(%s) ORDER BY created"""
 
+METRICS = """\
+SELECT type, model_name, status, objective, score
+FROM kwdbml.show_job('{job}') LEFT JOIN LATERAL jsonb_to_recordset(result) AS m(objective text, score float8) ON true"""
+
+RESULT = """\
+SELECT type, model_name, status, result FROM kwdbml.show_job('{job}')"""
+
 
 def heading(text: str) -> None:
     print(f"\n\033[1m{text}\033[0m" if sys.stdout.isatty() else f"\n{text}", flush=True)
@@ -72,8 +79,8 @@ class Demo:
         ids = [self.run(statement) for statement in statements]
         self._wait(ids)
         for job in ids:
-            self.run(f"SELECT status, finished - created AS took, result FROM kwdbml.show_job('{job}')")
-            ((status, error),) = self.rows("SELECT status, error FROM kwdbml.show_job(%s)", job)
+            ((status, kind, error),) = self.rows("SELECT status, type, error FROM kwdbml.show_job(%s)", job)
+            self.run((RESULT if kind == "BATCH_PREDICT" else METRICS).format(job=job))
             if status != "SUCCEEDED":
                 self.failed.append(job)
                 self._explain(job, error)

@@ -88,7 +88,7 @@ class LogLine:
 
 @dataclass(frozen=True, slots=True)
 class LogChunk:
-    """Lines after a cursor. ``cut`` = (first seq, last seq) of lines that are gone for good, when the middle was cut."""
+    """Lines after a cursor. ``cut`` = (first seq, last seq) of lines that are gone for good: the middle was cut."""
 
     lines: tuple[LogLine, ...]
     cursor: int  # give it back to read on
@@ -125,7 +125,7 @@ class Engine(Protocol):
         """How it stands. An unknown handle is LOST."""
 
     async def wait(self, handle: Handle, timeout: float) -> RunStatus:
-        """Like poll, but returns when the run has ended, its progress or log has grown, or after ``timeout`` seconds."""
+        """Like poll, but returns when the run has ended, its progress or log has grown, or ``timeout`` seconds later."""
 
     async def logs(self, handle: Handle, cursor: int = 0) -> LogChunk:
         """What the run printed after ``cursor`` (0: from the start)."""

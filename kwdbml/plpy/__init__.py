@@ -7,8 +7,11 @@ before the message, so PL/pgSQL raises them.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
+import re
+from importlib import resources
 from typing import Any
 
 from kwdbml.errors import InvalidParameter, KwdbmlError
@@ -29,7 +32,9 @@ def run(plpy: Any, function: str, arguments: str, bundles: list[bytes | None] | 
     """Call a function of this package: ``["ok", JSON]`` or ``["error", SQLSTATE, message, detail, hint]``."""
     try:
         if function not in FUNCTIONS:
-            raise InvalidParameter(f'no such function: "{function}"', hint="Call the functions of schema kwdbml without a leading _.")
+            raise InvalidParameter(
+                f'no such function: "{function}"', hint="Call the functions of schema kwdbml without a leading _."
+            )
         called = getattr(importlib.import_module(f"kwdbml.plpy.{FUNCTIONS[function]}"), function)
         return ["ok", json.dumps(called(plpy, *json.loads(arguments), *(bundles or ())))]
     except KwdbmlError as error:
@@ -40,15 +45,26 @@ def run(plpy: Any, function: str, arguments: str, bundles: list[bytes | None] | 
         return ["error", getattr(error, "sqlstate", None) or "XX000", str(error), data[1] or "", data[2] or ""]
 
 
-def query(plpy: Any, sql: str, types: list[str], *args: Any) -> list[dict[str, Any]]:
-    """Rows of a statement of ours, prepared once per backend."""
-    plan = _PLANS.get(sql)
+def query(plpy: Any, name: str, *args: Any) -> list[dict[str, Any]]:
+    """Rows of a statement of ``queries.sql``, prepared once per backend."""
+    plan = _PLANS.get(name)
     if plan is None:
-        plan = _PLANS[sql] = plpy.prepare(sql, types)
+        plan = _PLANS[name] = plpy.prepare(*_statements()[name])
     return list(plpy.execute(plan, list(args)))
 
 
 _PLANS: dict[str, Any] = {}
+
+
+@functools.cache
+def _statements() -> dict[str, tuple[str, list[str]]]:
+    """Text and parameter types by name."""
+    text = resources.files("kwdbml.plpy").joinpath("queries.sql").read_text(encoding="utf-8")
+    parts = re.split(r"^-- name: (\w+)\((.*)\)$", text, flags=re.MULTILINE)
+    return {
+        name: (body.strip(), [t.strip() for t in types.split(",") if t.strip()])
+        for name, types, body in zip(parts[1::3], parts[2::3], parts[3::3], strict=True)
+    }
 
 
 def parse_json(value: Any, what: str) -> Any:

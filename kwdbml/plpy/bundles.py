@@ -6,6 +6,7 @@ Nothing is decompressed, unpickled or executed here; the step that runs the bund
 from __future__ import annotations
 
 import binascii
+import contextlib
 import io
 import re
 import stat
@@ -17,17 +18,20 @@ MAX_FILES = 10_000
 _HEX_ZIP = re.compile(rb"504[bB]0[0-9][0-9a-fA-F]{2}")
 
 
-def entity(value: bytes | None, argument: str, *, required: bool) -> bytes | None:
-    """The bytes of a ZIP argument; its hexadecimal text without ``\\x`` (the vendor's JDBC example) is recognised."""
+def required(value: bytes | None, argument: str) -> bytes:
+    """The bytes of a ZIP argument that must be there."""
     if value is None:
-        if required:
-            raise NullNotAllowed(f"{argument} is NULL", hint="Give the bytes of a ZIP file, for example by pg_read_binary_file or a driver's setBytes.")
-        return None
+        raise NullNotAllowed(
+            f"{argument} is NULL", hint="Give the bytes of a ZIP file: pg_read_binary_file, or a driver's setBytes."
+        )
+    return unhexed(value)
+
+
+def unhexed(value: bytes) -> bytes:
+    """The bytes themselves when they are a ZIP's hexadecimal text without ``\\x``, as in the vendor's JDBC example."""
     if _HEX_ZIP.match(value):
-        try:
+        with contextlib.suppress(binascii.Error):
             return binascii.unhexlify(value)
-        except binascii.Error:
-            pass
     return value
 
 
@@ -35,27 +39,41 @@ def names(value: bytes, argument: str, limit: int) -> set[str]:
     """The paths in a ZIP that is safe to extract. 22023 or 54000 says what is wrong with it."""
     if len(value) > limit:
         raise LimitExceeded(
-            f"{argument} has {len(value)} bytes, the limit is {limit}", hint="An admin can raise bundle_limit in kwdbml.settings."
+            f"{argument} has {len(value)} bytes, the limit is {limit}",
+            hint="An admin can raise bundle_limit in kwdbml.settings.",
         )
     try:
         with zipfile.ZipFile(io.BytesIO(value)) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise InvalidParameter(f"{argument} is not a ZIP file: {error}", hint="See docs/bundles.md for what a bundle holds.") from None
+        raise InvalidParameter(
+            f"{argument} is not a ZIP file: {error}", hint="See docs/bundles.md for what a bundle holds."
+        ) from None
     if len(entries) > MAX_FILES:
         raise LimitExceeded(f"{argument} has {len(entries)} files, the limit is {MAX_FILES}", hint="Pack fewer files.")
     for entry in entries:
         _check_entry(entry, argument)
     total, most = sum(e.file_size for e in entries), 10 * limit
     if total > most:
-        raise LimitExceeded(f"{argument} expands to {total} bytes, the limit is {most}", hint="An admin can raise bundle_limit in kwdbml.settings.")
+        raise LimitExceeded(
+            f"{argument} expands to {total} bytes, the limit is {most}",
+            hint="An admin can raise bundle_limit in kwdbml.settings.",
+        )
     return {e.filename for e in entries}
 
 
 def _check_entry(entry: zipfile.ZipInfo, argument: str) -> None:
     path = entry.filename
-    if path.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", path) or ".." in re.split(r"[/\\]", path) or "\0" in entry.orig_filename:
-        raise InvalidParameter(f'{argument} has a path that leads outside: "{path}"', hint="Paths are relative to the ZIP's root and hold no ..")
+    if (
+        path.startswith(("/", "\\"))
+        or re.match(r"[A-Za-z]:", path)
+        or ".." in re.split(r"[/\\]", path)
+        or "\0" in entry.orig_filename
+    ):
+        raise InvalidParameter(
+            f'{argument} has a path that leads outside: "{path}"',
+            hint="Paths are relative to the ZIP's root and hold no ..",
+        )
     kind = stat.S_IFMT(entry.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise InvalidParameter(f'{argument} has a link or special file: "{path}"', hint="Pack the file itself.")
@@ -77,4 +95,7 @@ def check_transformer(paths: set[str]) -> None:
     """A data-preparation bundle brings at least one of its two scripts."""
     scripts = ("prediction/data_preparation_prediction.py", "training/data_preparation_training.py")
     if not any(s in paths for s in scripts):
-        raise InvalidParameter(f"transformer_entity has neither {scripts[0]} nor {scripts[1]}", hint="See docs/bundles.md for what a bundle holds.")
+        raise InvalidParameter(
+            f"transformer_entity has neither {scripts[0]} nor {scripts[1]}",
+            hint="See docs/bundles.md for what a bundle holds.",
+        )

@@ -53,7 +53,7 @@ def relation_parts(text: str) -> list[str] | None:
 
 
 def describe(plpy: Any, text: str | None, argument: str) -> DataSet:
-    """Look at a data set argument as the caller. 22004, 22023, 42P01, 42501, or whatever PostgreSQL says of the query."""
+    """Look at a data set argument as the caller. 22004, 22023, 42P01, 42501, or what PostgreSQL says of it."""
     if text is None:
         raise NullNotAllowed(f"{argument} is NULL", hint=_QUERY_HINT)
     if not text.strip():
@@ -68,16 +68,12 @@ def describe(plpy: Any, text: str | None, argument: str) -> DataSet:
 def _relation(plpy: Any, parts: list[str], argument: str) -> DataSet:
     shown = ".".join(parts)
     name = _qualify(plpy, parts, shown)
-    rows = query(
-        plpy,
-        "SELECT c.relkind::text AS kind, c.relpersistence::text AS persistence, c.reltuples::float8 AS rows, n.nspname::text AS schema,"
-        " c.relname::text AS name, pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_table_privilege(c.oid, 'SELECT') AS readable"
-        " FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = pg_catalog.to_regclass($1)",
-        ["text"],
-        name,
-    )
+    rows = query(plpy, "relation", name)
     if not rows:
-        raise UndefinedTable(f'relation "{shown}" does not exist', hint=f"{argument} names a relation; a query starts with SELECT or WITH.")
+        raise UndefinedTable(
+            f'relation "{shown}" does not exist',
+            hint=f"{argument} names a relation; a query starts with SELECT or WITH.",
+        )
     rel = rows[0]
     if rel["kind"] not in "rvmfp":
         raise InvalidParameter(f'"{shown}" is not a table or view', hint=_QUERY_HINT)
@@ -86,14 +82,8 @@ def _relation(plpy: Any, parts: list[str], argument: str) -> DataSet:
     if rel["persistence"] == "t":
         raise _temporary(shown)
     qualified = f"{plpy.quote_ident(rel['schema'])}.{plpy.quote_ident(rel['name'])}"
-    columns = query(
-        plpy,
-        "SELECT a.attname::text AS name, a.atttypid::int8 AS oid, a.atttypmod AS typmod, pg_catalog.format_type(a.atttypid, a.atttypmod) AS type"
-        " FROM pg_catalog.pg_attribute a WHERE a.attrelid = pg_catalog.to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
-        ["text"],
-        qualified,
-    )
-    return DataSet(f"SELECT * FROM {qualified}", qualified, columns, max(rel["rows"], 0))
+    columns = query(plpy, "relation_columns", qualified)
+    return DataSet(f"SELECT * FROM {qualified}", qualified, columns, max(rel["rows"], 0))  # noqa: S608 quoted
 
 
 def _qualify(plpy: Any, parts: list[str], shown: str) -> str:
@@ -101,7 +91,7 @@ def _qualify(plpy: Any, parts: list[str], shown: str) -> str:
     quoted = [plpy.quote_ident(p) for p in parts]
     if len(parts) == 1:
         return str(quoted[0])
-    here = query(plpy, "SELECT pg_catalog.current_database()::text AS db, pg_catalog.to_regnamespace($1) IS NOT NULL AS schema", ["text"], quoted[0])[0]
+    here = query(plpy, "place", quoted[0])[0]
     if len(parts) == 3:
         if parts[0] != here["db"]:
             raise InvalidParameter(f'"{shown}" is in another database', hint=f"This database is {here['db']}.")
@@ -112,7 +102,9 @@ def _qualify(plpy: Any, parts: list[str], shown: str) -> str:
 
 
 def _temporary(shown: str) -> InvalidParameter:
-    return InvalidParameter(f'"{shown}" is a temporary table, which the worker cannot see', hint="Copy it into an ordinary table.")
+    return InvalidParameter(
+        f'"{shown}" is a temporary table, which the worker cannot see', hint="Copy it into an ordinary table."
+    )
 
 
 def one_statement(text: str) -> str:
@@ -155,22 +147,16 @@ def _query(plpy: Any, text: str, argument: str) -> DataSet:
         plan = json.loads(next(iter(with_cursor))["QUERY PLAN"])[0]["Plan"]
         rows = float(plan.get("Plan Rows", 0))
     except plpy.SPIError as error:
-        raise _explained(plpy, error, statement, argument) from None
+        raise _explained(error, statement, argument) from None
     finally:
         if with_cursor is not None:
             with_cursor.close()
     _check_plan(plan, argument)
     try:
-        result = plpy.execute(f"SELECT * FROM (\n{statement}\n) AS kwdbml_data_set LIMIT 0")
+        result = plpy.execute(f"SELECT * FROM (\n{statement}\n) AS kwdbml_data_set LIMIT 0")  # noqa: S608 one SELECT
     except plpy.SPIError as error:
-        raise _explained(plpy, error, statement, argument) from None
-    types = query(
-        plpy,
-        "SELECT pg_catalog.format_type(t.oid, t.typmod) AS type FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) WITH ORDINALITY AS t(oid, typmod, n) ORDER BY t.n",
-        ["oid[]", "int4[]"],
-        result.coltypes(),
-        result.coltypmods(),
-    )
+        raise _explained(error, statement, argument) from None
+    types = query(plpy, "type_names", result.coltypes(), result.coltypmods())
     columns = [
         {"name": n, "oid": o, "typmod": m, "type": t["type"]}
         for n, o, m, t in zip(result.colnames(), result.coltypes(), result.coltypmods(), types, strict=True)
@@ -190,7 +176,7 @@ def _check_plan(node: dict[str, Any], argument: str) -> None:
         _check_plan(child, argument)
 
 
-def _explained(plpy: Any, error: Any, statement: str, argument: str) -> Exception:
+def _explained(error: Any, statement: str, argument: str) -> Exception:
     """PostgreSQL's own error where it speaks of the query; a clearer one where it would speak of our EXPLAIN."""
     if getattr(error, "sqlstate", "") not in ("42601", "0A000", "42P11"):
         return error  # type: ignore[no-any-return]
@@ -207,5 +193,8 @@ def _check_names(columns: list[dict[str, Any]], argument: str) -> None:
     seen: set[str] = set()
     for c in columns:
         if c["name"] in seen:
-            raise InvalidParameter(f'column "{c["name"]}" appears twice in {argument}', hint="Give each column a name of its own: SELECT … AS name.")
+            raise InvalidParameter(
+                f'column "{c["name"]}" appears twice in {argument}',
+                hint="Give each column a name of its own: SELECT … AS name.",
+            )
         seen.add(c["name"])

@@ -7,7 +7,10 @@ from typing import Any
 from kwdbml.errors import InsufficientPrivilege, InvalidParameter, InvalidSchema, NullNotAllowed
 from kwdbml.plpy import query
 
-_HINT = "A name is object or schema.object; the object part is a letter, then letters, digits and underscores, at most 63 bytes."
+_HINT = (
+    "A name is object or schema.object; the object part is a letter, then letters, digits and underscores,"
+    " at most 63 bytes."
+)
 
 
 def split(kind: str, name: str | None) -> tuple[str | None, str]:
@@ -31,16 +34,13 @@ def split(kind: str, name: str | None) -> tuple[str | None, str]:
 def resolve(plpy: Any, kind: str, name: str | None) -> list[str]:
     """[schema, object] as the caller means it: an existing schema on which the caller has USAGE."""
     schema, obj = split(kind, name)
-    rows = query(
-        plpy,
-        "SELECT n.nspname::text AS name, pg_catalog.has_schema_privilege(n.oid, 'USAGE') AS usage"
-        " FROM pg_catalog.pg_namespace n WHERE n.nspname::text IN (coalesce($1, pg_catalog.current_schema()::text), pg_catalog.lower($1))"
-        " ORDER BY n.nspname::text = $1 DESC LIMIT 1",
-        ["text"],
-        schema,
-    )
+    rows = query(plpy, "resolve_schema", schema)
     if not rows:
-        what = f'schema "{schema}" does not exist' if schema else "no schema is selected: search_path names none that exists"
+        what = (
+            f'schema "{schema}" does not exist'
+            if schema
+            else "no schema is selected: search_path names none that exists"
+        )
         raise InvalidSchema(what, hint="Name an existing schema before the dot, or set search_path.")
     if not rows[0]["usage"]:
         raise InsufficientPrivilege(f"permission denied for schema {rows[0]['name']}", hint="You need USAGE on it.")

@@ -31,10 +31,9 @@ def import_training_pipeline(
         **_runtime(plpy, framework, runtime),
     }
     _check_distinct(declared["features"] + declared["target"])
-    limit = int(query(plpy, "SELECT kwdbml._setting('bundle_limit')::int8 AS n", [])[0]["n"])
-    pipeline = bundles.entity(pipeline_entity, "pipeline_entity", required=True)
-    transformer = bundles.entity(transformer_entity, "transformer_entity", required=False)
-    assert pipeline is not None
+    limit = int(query(plpy, "bundle_limit")[0]["bytes"])
+    pipeline = bundles.required(pipeline_entity, "pipeline_entity")
+    transformer = transformer_entity and bundles.unhexed(transformer_entity)
     scripts = bundles.pipeline_scripts(bundles.names(pipeline, "pipeline_entity", limit))
     if transformer is not None:
         bundles.check_transformer(bundles.names(transformer, "transformer_entity", limit))
@@ -43,7 +42,7 @@ def import_training_pipeline(
     declared["content_hash"] = _content_hash(declared, given)
     row = _insert(plpy, schema, obj, {**declared, "description": description or "", "scripts": scripts})
     for kind, content in given.items():
-        query(plpy, "SELECT kwdbml._attach_bundle($1::uuid, $2, $3)", ["text", "text", "bytea"], row, kind, content)
+        query(plpy, "attach_bundle", row, kind, content)
     return f"{schema}.{obj}"
 
 
@@ -63,13 +62,17 @@ def create_training_pipeline(
     found = data.describe(plpy, train_data, "train_data")
     columns = _typed(plpy, found)
     if target not in columns:
-        raise InvalidParameter(f'target "{target}" is no column of train_data', hint="Columns: " + ", ".join(columns) + ".")
+        raise InvalidParameter(
+            f'target "{target}" is no column of train_data', hint="Columns: " + ", ".join(columns) + "."
+        )
     wanted = _wanted_features(features, target, columns)
     kind = _problem_type(problem_type) if problem_type else _infer(plpy, found, target, columns[target])
     if kind not in spec.problem_types:
         raise InvalidParameter(
             f"{algorithm} does not fit problem type {kind}",
-            hint="It fits " + ", ".join(spec.problem_types) + "; kwdbml.algorithms() lists all. Give problem_type if the target was misjudged.",
+            hint="It fits "
+            + ", ".join(spec.problem_types)
+            + "; kwdbml.algorithms() lists all. Give problem_type if the target was misjudged.",
         )
     declared = {
         "problem_type": kind,
@@ -78,14 +81,16 @@ def create_training_pipeline(
         "framework": spec.framework,
         "runtime": "builtin",
         "algorithm": algorithm.lower(),
-        "hyperparameters": validate_hyperparameters(algorithm.lower(), kind, parse_json(hyperparameters or "{}", "hyperparameters")),
+        "hyperparameters": validate_hyperparameters(
+            algorithm.lower(), kind, parse_json(hyperparameters or "{}", "hyperparameters")
+        ),
     }
     declared["content_hash"] = _content_hash(declared, {})
     _insert(plpy, schema, obj, {**declared, "description": description or "", "scripts": []})
     return f"{schema}.{obj}"
 
 
-def algorithms(plpy: Any) -> list[dict[str, Any]]:
+def algorithms(_plpy: Any) -> list[dict[str, Any]]:
     """Rows of kwdbml.algorithms()."""
     from kwdbml.frameworks.algorithms import ALGORITHMS
 
@@ -105,7 +110,8 @@ def _problem_type(value: str | None) -> str:
     found = PROBLEM_TYPES.get(str(value).strip().lower())
     if found is None:
         raise InvalidParameter(
-            f'unknown problem type "{value}"', hint="R or Regression, B or Binary_Classification, M or Multi_Classification."
+            f'unknown problem type "{value}"',
+            hint="R or Regression, B or Binary_Classification, M or Multi_Classification.",
         )
     return found
 
@@ -114,8 +120,8 @@ def _runtime(plpy: Any, framework: str | None, runtime: str | None) -> dict[str,
     """The declared pair, normalised; 22023 with the list of the deployment's pairs when it has no such one."""
     name = str(framework).strip().lower().replace("scikit-learn", "sklearn")
     python = str(runtime).strip().lower()
-    if not query(plpy, "SELECT 1 AS found FROM kwdbml.runtime WHERE framework = $1 AND runtime = $2", ["text", "text"], name, python):
-        pairs = query(plpy, "SELECT framework, string_agg(runtime, ' ' ORDER BY runtime) AS runtimes FROM kwdbml.runtime GROUP BY 1 ORDER BY 1", [])
+    if not query(plpy, "runtime", name, python):
+        pairs = query(plpy, "runtimes")
         listed = "; ".join(f"{p['framework']}: {p['runtimes']}" for p in pairs)
         raise InvalidParameter(
             f'no runtime for framework "{framework}" on "{runtime}"',
@@ -138,7 +144,9 @@ def _columns(value: str | None, argument: str) -> list[dict[str, str]]:
         fields = {k.strip(): v for k, v in item.items()} if isinstance(item, dict) else {}
         name, kind = fields.get("name"), str(fields.get("type")).strip().upper()
         if not isinstance(name, str) or not name.strip() or kind not in _COLUMN_TYPES:
-            raise InvalidParameter(f"{argument} has an invalid column: {json.dumps(item, ensure_ascii=False)}", hint=hint)
+            raise InvalidParameter(
+                f"{argument} has an invalid column: {json.dumps(item, ensure_ascii=False)}", hint=hint
+            )
         answer.append({"name": name.strip(), "type": kind})
     return answer
 
@@ -147,19 +155,15 @@ def _check_distinct(columns: list[dict[str, str]]) -> None:
     seen: set[str] = set()
     for c in columns:
         if c["name"] in seen:
-            raise InvalidParameter(f'column "{c["name"]}" is declared twice', hint="Features and target have different names.")
+            raise InvalidParameter(
+                f'column "{c["name"]}" is declared twice', hint="Features and target have different names."
+            )
         seen.add(c["name"])
 
 
 def _typed(plpy: Any, found: data.DataSet) -> dict[str, dict[str, Any]]:
     """Columns by name, with what each can be to a model."""
-    kinds = query(
-        plpy,
-        "SELECT kwdbml._feature_type(t.oid) AS kind, kwdbml._base_type(t.oid) = 'bool'::regtype AS bool"
-        " FROM pg_catalog.unnest($1) WITH ORDINALITY AS t(oid, n) ORDER BY t.n",
-        ["oid[]"],
-        [c["oid"] for c in found.columns],
-    )
+    kinds = query(plpy, "feature_types", [c["oid"] for c in found.columns])
     return {c["name"]: {**c, **k} for c, k in zip(found.columns, kinds, strict=True)}
 
 
@@ -193,7 +197,10 @@ def _target_type(columns: dict[str, dict[str, Any]], name: str, problem_type: st
     kind = _type_of(columns, name, "target")
     if problem_type == "r":
         if kind == "STRING":
-            raise InvalidParameter(f'target "{name}" is text, a regression needs numbers', hint="Cast it in the query, or choose a classification.")
+            raise InvalidParameter(
+                f'target "{name}" is text, a regression needs numbers',
+                hint="Cast it in the query, or choose a classification.",
+            )
         return "FLOAT"
     return "BOOL" if columns[name]["bool"] else kind
 
@@ -206,9 +213,9 @@ def _infer(plpy: Any, found: data.DataSet, target: str, column: dict[str, Any]) 
     if kind == "FLOAT":
         return "r"
     name = plpy.quote_ident(target)
-    counted = plpy.execute(
-        f"SELECT count(*) AS n FROM (SELECT DISTINCT {name} FROM (\n{found.query}\n) AS d WHERE {name} IS NOT NULL LIMIT {_FEW + 1}) AS v"
-    )[0]["n"]
+    # quoted, and one SELECT of the caller's own
+    distinct = f"SELECT DISTINCT {name} FROM (\n{found.query}\n) AS d WHERE {name} IS NOT NULL LIMIT {_FEW + 1}"  # noqa: S608
+    counted = plpy.execute(f"SELECT count(*) AS n FROM ({distinct}) AS v")[0]["n"]  # noqa: S608
     if counted == 2:
         return "b"
     return "r" if kind == "INT" and counted > _FEW else "m"
@@ -224,16 +231,10 @@ def _content_hash(declared: dict[str, Any], parts: dict[str, bytes]) -> str:
 def _insert(plpy: Any, schema: str, name: str, row: dict[str, Any]) -> str:
     """Insert as the caller; 42710 when the name is taken. The new id."""
     try:
-        return str(query(
-            plpy,
-            "INSERT INTO kwdbml.pipeline (schema, name, description, problem_type, framework, runtime, features, target,"
-            " algorithm, hyperparameters, scripts, content_hash)"
-            " VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8::jsonb, $9, $10::jsonb, $11, $12) RETURNING id::text",
-            ["text"] * 10 + ["text[]", "text"],
-            schema, name, row["description"], row["problem_type"], row["framework"], row["runtime"],
-            json.dumps(row["features"]), json.dumps(row["target"]), row.get("algorithm"),
-            json.dumps(row.get("hyperparameters", {})), row["scripts"], row["content_hash"],
-        )[0]["id"])  # fmt: skip
+        values = [row["description"], row["problem_type"], row["framework"], row["runtime"]]
+        values += [json.dumps(row["features"]), json.dumps(row["target"]), row.get("algorithm")]
+        values += [json.dumps(row.get("hyperparameters", {})), row["scripts"], row["content_hash"]]
+        return str(query(plpy, "insert_pipeline", schema, name, *values)[0]["id"])
     except plpy.SPIError as error:
         if getattr(error, "sqlstate", "") == "23505":
             raise DuplicateObject(

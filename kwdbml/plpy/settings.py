@@ -41,7 +41,7 @@ def _engine(key: str, value: Any) -> str:
     return name
 
 
-def _priority(key: str, value: Any) -> int:
+def _priority(_key: str, value: Any) -> int:
     name = str(value).upper()
     if name not in PRIORITIES:
         raise InvalidParameter(f'unknown priority "{value}"', hint="Priorities: HIGH, NORMAL, LOW.")
@@ -50,7 +50,9 @@ def _priority(key: str, value: Any) -> int:
 
 def _texts(key: str, value: Any) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
-        raise InvalidParameter(f"settings.{key} is not an object of strings", hint=f'For example {{"{key}": {{"a": "b"}}}}.')
+        raise InvalidParameter(
+            f"settings.{key} is not an object of strings", hint=f'For example {{"{key}": {{"a": "b"}}}}.'
+        )
     return value
 
 
@@ -58,7 +60,9 @@ def _env(key: str, value: Any) -> dict[str, str]:
     env = _texts(key, value)
     for name in env:
         if not name or "=" in name or "\0" in name or "\0" in env[name]:
-            raise InvalidParameter(f'invalid environment variable name "{name}"', hint="A name holds no = and is not empty.")
+            raise InvalidParameter(
+                f'invalid environment variable name "{name}"', hint="A name holds no = and is not empty."
+            )
     return env
 
 
@@ -72,7 +76,9 @@ def _flavour(key: str, value: Any) -> dict[str, Any]:
     flavour = _object(key, value)
     unknown = set(flavour) - {"name", "cpu", "mem", "scalarResources"}
     if unknown:
-        raise InvalidParameter(f'unknown key "{min(unknown)}" in settings.flavour', hint="Keys: name, cpu, mem, scalarResources.")
+        raise InvalidParameter(
+            f'unknown key "{min(unknown)}" in settings.flavour', hint="Keys: name, cpu, mem, scalarResources."
+        )
     if "cpu" in flavour:
         quantity.cores(flavour["cpu"])
     if "mem" in flavour:
@@ -80,13 +86,13 @@ def _flavour(key: str, value: Any) -> dict[str, Any]:
     return flavour
 
 
-def _ttl(key: str, value: Any) -> float:
+def _ttl(_key: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidParameter(f"settings.ttl is {value!r}, not a number of seconds", hint="0 or less means no limit.")
     return value
 
 
-def _retries(key: str, value: Any) -> int:
+def _retries(_key: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 100:
         raise InvalidParameter(f"settings.retries is {value!r}", hint="A whole number from 0 to 100.")
     return value

@@ -26,7 +26,13 @@ MAX_COLUMNS = 1600  # PostgreSQL's MaxHeapAttributeNumber
 
 
 def train_model(
-    plpy: Any, pipeline_name: str, model_name: str, train_data: str, new_version: bool | None, deploy: bool | None, settings: str
+    plpy: Any,
+    pipeline_name: str,
+    model_name: str,
+    train_data: str,
+    new_version: bool | None,
+    deploy: bool | None,
+    settings: str,
 ) -> str:
     """Submit a TRAIN job; its id."""
     for argument, value in (("new_version_if_exists", new_version), ("immediately_deploy", deploy)):
@@ -44,7 +50,13 @@ def train_model(
 
 
 def evaluate_model(
-    plpy: Any, pipeline_name: str | None, model_name: str, version: int | None, evaluate_data: str, objectives: str, settings: str
+    plpy: Any,
+    pipeline_name: str | None,
+    model_name: str,
+    version: int | None,
+    evaluate_data: str,
+    objectives: str,
+    settings: str,
 ) -> str:
     """Submit an EVALUATE job; its id."""
     checked = parse(settings)
@@ -82,25 +94,18 @@ def batch_predict(
 
 
 def _pipeline(plpy: Any, name: str, privilege: str) -> dict[str, Any]:
-    """The pipeline under a name, with the privilege checked: 42704 when invisible, 42501 when visible but not enough."""
+    """The pipeline under a name, with the privilege checked: 42704 when invisible, else 42501."""
     schema, obj = names.resolve(plpy, "training pipeline", name)
-    rows = query(
-        plpy,
-        "SELECT p.id::text AS id, p.schema || '.' || p.name AS name, p.problem_type, p.features, p.target, p.algorithm,"
-        " p.hyperparameters, p.scripts, kwdbml._pipeline_right(p.id, $3, current_user) AS allowed"
-        " FROM kwdbml.pipeline p WHERE p.schema = $1 AND p.name = $2",
-        ["text", "text", "text"],
-        schema,
-        obj,
-        privilege,
-    )
+    rows = query(plpy, "pipeline", schema, obj, privilege)
     if not rows:
         raise UndefinedObject(
-            f"no such training pipeline: {schema}.{obj}", hint="SELECT * FROM kwdbml.show_training_pipelines() lists those you may see."
+            f"no such training pipeline: {schema}.{obj}",
+            hint="SELECT * FROM kwdbml.show_training_pipelines() lists those you may see.",
         )
     if not rows[0]["allowed"]:
         raise InsufficientPrivilege(
-            f"permission denied for training pipeline {schema}.{obj}", hint=f"You need {privilege} on it; its creator can grant that."
+            f"permission denied for training pipeline {schema}.{obj}",
+            hint=f"You need {privilege} on it; its creator can grant that.",
         )
     return rows[0]
 
@@ -109,27 +114,24 @@ def _model_version(plpy: Any, name: str, version: int | None, privilege: str) ->
     """The wanted version (None: the active, 0: the newest) of a model, with the privilege checked."""
     schema, obj = names.resolve(plpy, "model", name)
     if version is not None and version < 0:
-        raise InvalidParameter(f"invalid model version {version}", hint="1, 2, 3 …; 0 is the newest, NULL the active one.")
-    rows = query(
-        plpy,
-        "SELECT m.schema || '.' || m.name AS name, m.problem_type, m.features, m.target, v.id::text AS version_id, v.version,"
-        " v.algorithm, kwdbml._model_right(m.id, $3, current_user) AS allowed"
-        " FROM kwdbml.model m LEFT JOIN kwdbml.model_version v ON v.model_id = m.id"
-        " AND CASE WHEN $4 IS NULL THEN v.active WHEN $4 > 0 THEN v.version = $4 ELSE"
-        " v.version = (SELECT max(n.version) FROM kwdbml.model_version n WHERE n.model_id = m.id) END"
-        " WHERE m.schema = $1 AND m.name = $2",
-        ["text", "text", "text", "int8"],
-        schema,
-        obj,
-        privilege,
-        version,
-    )
+        raise InvalidParameter(
+            f"invalid model version {version}", hint="1, 2, 3 …; 0 is the newest, NULL the active one."
+        )
+    rows = query(plpy, "model_version", schema, obj, privilege, version)
     if not rows:
-        raise UndefinedObject(f"no such model: {schema}.{obj}", hint="SELECT * FROM kwdbml.show_models() lists those you may see.")
+        raise UndefinedObject(
+            f"no such model: {schema}.{obj}", hint="SELECT * FROM kwdbml.show_models() lists those you may see."
+        )
     if not rows[0]["allowed"]:
-        raise InsufficientPrivilege(f"permission denied for model {schema}.{obj}", hint=f"You need {privilege} on it; its creator can grant that.")
+        raise InsufficientPrivilege(
+            f"permission denied for model {schema}.{obj}",
+            hint=f"You need {privilege} on it; its creator can grant that.",
+        )
     if rows[0]["version_id"] is None:
-        raise UndefinedObject(f"model {schema}.{obj} has no version {version}", hint="SELECT * FROM kwdbml.show_model(name) lists its versions.")
+        raise UndefinedObject(
+            f"model {schema}.{obj} has no version {version}",
+            hint="SELECT * FROM kwdbml.show_model(name) lists its versions.",
+        )
     return rows[0]
 
 
@@ -137,35 +139,34 @@ def _check_fits(pipeline: dict[str, Any] | None, model: dict[str, Any]) -> None:
     if pipeline is not None and any(json.loads(pipeline[k]) != json.loads(model[k]) for k in ("features", "target")):
         raise InvalidParameter(
             f"training pipeline {pipeline['name']} does not fit model {model['name']}",
-            hint="Features and target of both must have the same names and types in the same order; the pipeline may also be ''.",
+            hint="Features and target of both must have the same names, types and order; the pipeline may also be ''.",
         )
 
 
-def _check_model_for_training(plpy: Any, schema: str, obj: str, pipeline: dict[str, Any], new_version: bool, deploy: bool) -> None:
+def _check_model_for_training(
+    plpy: Any, schema: str, obj: str, pipeline: dict[str, Any], new_version: bool, deploy: bool
+) -> None:
     """What the landing will check too; a model that the caller cannot see is met only there."""
-    rows = query(
-        plpy,
-        "SELECT m.problem_type, m.features, m.target, kwdbml._model_right(m.id, 'CREATE', current_user) AS may_create,"
-        " kwdbml._model_right(m.id, 'UPDATE', current_user) AS may_update FROM kwdbml.model m WHERE m.schema = $1 AND m.name = $2",
-        ["text", "text"],
-        schema,
-        obj,
-    )
+    rows = query(plpy, "model_to_extend", schema, obj)
     if not rows:
         return
     model, shown = rows[0], f"{schema}.{obj}"
     if not new_version:
-        raise DuplicateObject(f"model {shown} already exists", hint="Pass new_version_if_exists => true, or choose another name.")
+        raise DuplicateObject(
+            f"model {shown} already exists", hint="Pass new_version_if_exists => true, or choose another name."
+        )
     if not model["may_create"] or (deploy and not model["may_update"]):
         lacking = "CREATE" if not model["may_create"] else "UPDATE"
-        raise InsufficientPrivilege(f"permission denied for model {shown}", hint=f"You need {lacking} on it; its creator can grant that.")
+        raise InsufficientPrivilege(
+            f"permission denied for model {shown}", hint=f"You need {lacking} on it; its creator can grant that."
+        )
     differs = [k for k in ("features", "target") if json.loads(model[k]) != json.loads(pipeline[k])]
     if model["problem_type"] != pipeline["problem_type"]:
         differs.insert(0, "problem type")
     if differs:
         raise InvalidParameter(
             f"training pipeline {pipeline['name']} does not fit model {shown}: another {' and '.join(differs)}",
-            hint="A new version needs the model's problem type, features and target (names, types, order). Train a new model instead.",
+            hint="A new version needs the model's problem type, features and target: names, types, order.",
         )
 
 
@@ -184,19 +185,13 @@ def _check_columns(plpy: Any, found: data.DataSet, wanted: list[dict[str, str]],
             f"{argument} lacks column" + ("s " if len(missing) > 1 else " ") + ", ".join(f'"{m}"' for m in missing),
             hint="It has: " + ", ".join(found.names) + ". Columns are found by name.",
         )
-    casts = query(
-        plpy,
-        "SELECT (kwdbml._feature_cast(t.oid, t.wanted)).staged AS staged FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) WITH ORDINALITY"
-        " AS t(oid, wanted, n) ORDER BY t.n",
-        ["oid[]", "text[]"],
-        [found.names[c["name"]]["oid"] for c in wanted],
-        [c["type"] for c in wanted],
-    )
+    casts = query(plpy, "feature_casts", [found.names[c["name"]]["oid"] for c in wanted], [c["type"] for c in wanted])
     for column, cast in zip(wanted, casts, strict=True):
         if cast["staged"] is None:
             kind = found.names[column["name"]]["type"]
             raise InvalidParameter(
-                f'column "{column["name"]}" of type {kind} in {argument} cannot be read as {column["type"]}', hint="Cast it in the query."
+                f'column "{column["name"]}" of type {kind} in {argument} cannot be read as {column["type"]}',
+                hint="Cast it in the query.",
             )
 
 
@@ -208,9 +203,15 @@ def _objectives(text: str | None, problem_type: str, targets: int, anything: boo
     known = METRICS[ProblemType(problem_type)]
     for metric in (m for g in groups for m in g):
         if not metric or (metric.lower() not in known and not anything):
-            raise InvalidParameter(f'unknown objective "{metric}" for problem type {problem_type}', hint="Objectives: " + ", ".join(known) + ".")
+            raise InvalidParameter(
+                f'unknown objective "{metric}" for problem type {problem_type}',
+                hint="Objectives: " + ", ".join(known) + ".",
+            )
     if len(groups) not in (1, targets):
-        raise InvalidParameter(f"{len(groups)} groups of objectives for {targets} target columns", hint="One group per target, separated by |.")
+        raise InvalidParameter(
+            f"{len(groups)} groups of objectives for {targets} target columns",
+            hint="One group per target, separated by |.",
+        )
     return groups if anything else [[m.lower() for m in g] for g in groups]
 
 
@@ -226,43 +227,38 @@ def _result_table(plpy: Any, name: str | None) -> tuple[str, str]:
     if name is None:
         raise NullNotAllowed("result_table is NULL", hint="Name a table: t or schema.t.")
     parts = data.relation_parts(name)
-    here = query(plpy, "SELECT pg_catalog.current_schema()::text AS schema, pg_catalog.current_database()::text AS db", [])[0]
+    here = query(plpy, "place", None)[0]
     if parts and len(parts) == 3 and parts[0] == here["db"]:
         parts = parts[1:]
     if not parts or len(parts) > 2 or any(len(p.encode()) > 63 for p in parts):
-        raise InvalidParameter(f'invalid result table name "{name}"', hint="Name a table: t or schema.t, parts in double quotes where needed.")
+        raise InvalidParameter(
+            f'invalid result table name "{name}"',
+            hint="Name a table: t or schema.t, parts in double quotes where needed.",
+        )
     if len(parts) == 2:
         return parts[0], parts[1]
-    if here["schema"] is None:
+    if here["current"] is None:
         raise InvalidParameter(f'no schema is selected for result table "{name}"', hint="Name its schema: schema.t.")
-    return here["schema"], parts[0]
+    return here["current"], parts[0]
 
 
-def _check_result(plpy: Any, found: data.DataSet, target: list[dict[str, str]], schema: str, table: str, action: str) -> None:
+def _check_result(
+    plpy: Any, found: data.DataSet, target: list[dict[str, str]], schema: str, table: str, action: str
+) -> None:
     """The result table can be made or written, and can hold every column as it is."""
     if len(found.columns) + len(target) > MAX_COLUMNS:
         raise LimitExceeded(
             f"the result would have {len(found.columns) + len(target)} columns, a table holds {MAX_COLUMNS}",
             hint="Select fewer columns in batch_data.",
         )
-    carried = query(
-        plpy,
-        "SELECT (kwdbml._carried(t.oid)).staged AS staged FROM pg_catalog.unnest($1) WITH ORDINALITY AS t(oid, n) ORDER BY t.n",
-        ["oid[]"],
-        [c["oid"] for c in found.columns],
-    )
+    carried = query(plpy, "carried", [c["oid"] for c in found.columns])
     for column, how in zip(found.columns, carried, strict=True):
         if how["staged"] is None:
             raise InvalidParameter(
                 f'column "{column["name"]}" of type {column["type"]} cannot be carried to the result table',
                 hint="Leave it out, or cast it to text or jsonb in the query.",
             )
-    query(
-        plpy,
-        "SELECT kwdbml._check_result_table($1, $2, kwdbml._result_columns($3::jsonb, $4::jsonb), $5, current_user)",
-        ["text"] * 5,
-        schema, table, json.dumps(found.columns), json.dumps(target), action,
-    )  # fmt: skip
+    query(plpy, "check_result_table", schema, table, json.dumps(found.columns), json.dumps(target), action)  # fmt: skip
 
 
 def _insert(
@@ -270,19 +266,12 @@ def _insert(
     pipeline: dict[str, Any] | None, model_name: str, model: dict[str, Any] | None,
 ) -> str:  # fmt: skip
     """Insert the job as the caller and wake the workers when the transaction commits; its id."""
-    job_id = str(query(
-        plpy,
-        "WITH job AS (INSERT INTO kwdbml.job (type, pipeline_name, pipeline_id, model_name, model_version, model_version_id,"
-        " settings, data_query, data_relation, data_columns, engine, queue, priority, labels, annotations, retries)"
-        " VALUES ($1::kwdbml.job_type, $2, $3::uuid, $4, $5, $6::uuid, $7::jsonb, $8, $9, $10::jsonb,"
-        " coalesce($11, kwdbml._setting('default_engine') #>> '{}'), $12, $13, $14::jsonb, $15::jsonb, $16) RETURNING id)"
-        " SELECT id::text AS id, pg_catalog.pg_notify('kwdbml_wake', '') FROM job",
-        ["text", "text", "text", "text", "int4", "text", "text", "text", "text", "text", "text", "text", "int2", "text", "text", "int4"],
-        kind, pipeline and pipeline["name"], pipeline and pipeline["id"], model_name, model and model["version"],
-        model and model["version_id"], json.dumps({**shown, **settings.shown}), found.query, found.relation,
-        json.dumps(found.columns), settings.engine, settings.queue, settings.priority, json.dumps(settings.labels),
-        json.dumps(settings.annotations), settings.retries,
-    )[0]["id"])  # fmt: skip
+    what = [kind, pipeline and pipeline["name"], pipeline and pipeline["id"], model_name]
+    what += [model and model["version"], model and model["version_id"], json.dumps({**shown, **settings.shown})]
+    what += [found.query, found.relation, json.dumps(found.columns)]
+    how = [settings.engine, settings.queue, settings.priority, json.dumps(settings.labels)]
+    how += [json.dumps(settings.annotations), settings.retries]
+    job_id = str(query(plpy, "insert_job", *what, *how)[0]["id"])
     if settings.env:
-        query(plpy, "INSERT INTO kwdbml.job_env (job_id, env) VALUES ($1::uuid, $2::jsonb)", ["text", "text"], job_id, json.dumps(settings.env))
+        query(plpy, "insert_env", job_id, json.dumps(settings.env))
     return job_id

@@ -142,7 +142,7 @@ def positive_of(labels: list[Any], asked: Any) -> Any:
     """The label asked for (JSON's "1" is the integer's too), else the second; true or 1 when there is only one."""
     if asked is not None:
         for label in labels:
-            if label == asked and isinstance(label, bool) == isinstance(asked, bool):
+            if label == asked:
                 return label
         for label in labels:
             if str(label).lower() == str(asked).lower():

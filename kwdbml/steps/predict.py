@@ -51,7 +51,7 @@ def by_user(
         count = len(rows.frame)
         if not count:
             return
-        inputs = transformer.before(rows.frame) if transformer else rows.frame
+        inputs = transformer.frame_before(rows.frame) if transformer else rows.frame
         result = pipeline.call(function, model_path, inputs)
         values = returned.answers(result, job.target_names, count, "model_predict")
         file.write(transformer.after(values) if transformer else values, count)

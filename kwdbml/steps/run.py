@@ -97,7 +97,7 @@ def _evaluate(job: Job, control: Control, outcome: Outcome) -> None:
         frame = TrainingTransformer(transformer, job.target_names).test(rows.frame)
         features, target = frame.drop(columns=job.target_names), frame[job.target_names]
     elif around := _around(job, transformer):
-        features = around.before(features)
+        features = around.frame_before(features)
     evaluate.by_user(job, pipeline, str(model.root / "model"), features, target, outcome=outcome)
 
 

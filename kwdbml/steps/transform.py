@@ -82,6 +82,17 @@ class PredictionTransformer:
             return inputs if isinstance(inputs, Mapping) else np.asarray(inputs)
         raise BadReturn(f'preprocess gave {_described(result)}, not {{"instances": […]}}')
 
+    def frame_before(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """For user functions, which get DataFrames: a matrix as wide as the features has their names."""
+        inputs = self.before(frame)
+        if isinstance(inputs, pd.DataFrame):
+            return inputs
+        if isinstance(inputs, Mapping):
+            return pd.DataFrame({name: list(values) for name, values in inputs.items()})
+        table = inputs if inputs.ndim == 2 else np.array([*inputs, None], dtype=object)[:-1, None]
+        names = list(frame.columns) if table.shape[1] == frame.shape[1] else range(table.shape[1])
+        return pd.DataFrame(table, columns=pd.Index(names))
+
     def after(self, values: Array) -> Array:
         """The model's answers → the user's, as many rows."""
         batch, single = self._functions["batch_postprocess"], self._functions["postprocess"]

@@ -38,7 +38,10 @@ async def fetch_bundles(store: Store, claim: Claim, inputs: Path) -> dict[str, b
                 digest.update(chunk)
                 file.write(chunk)
         if digest.hexdigest() != artefact.sha256:
-            raise EngineError(f"the stored {artefact.kind} bundle is damaged: its SHA-256 is not the recorded one", hint="Import it again.")
+            raise EngineError(
+                f"the stored {artefact.kind} bundle is damaged: its SHA-256 is not the recorded one",
+                hint="Import it again.",
+            )
         files[artefact.kind] = True
     return files
 
@@ -48,8 +51,14 @@ def write_spec(inputs: Path, claim: Claim, spec: dict[str, Any], staged: Staged,
     by_role: dict[str, dict[str, dict[str, str]]] = {"feature": {}, "target": {}, "carried": {}}
     for column in staged.columns:
         by_role[column["role"]][column["name"]] = column
-    features = [{**f, "column": by_role["feature"][f["name"]]["column"], "source": by_role["feature"][f["name"]]["staged"]} for f in spec["features"]]
-    target = [{**t, **({"column": by_role["target"][t["name"]]["column"]} if t["name"] in by_role["target"] else {})} for t in spec["target"]]
+    features = [
+        {**f, "column": by_role["feature"][f["name"]]["column"], "source": by_role["feature"][f["name"]]["staged"]}
+        for f in spec["features"]
+    ]
+    target = [
+        {**t, **({"column": by_role["target"][t["name"]]["column"]} if t["name"] in by_role["target"] else {})}
+        for t in spec["target"]
+    ]
     settings = spec["settings"]
     hyperparameters = dict(spec["hyperparameters"])
     job = {
@@ -58,7 +67,9 @@ def write_spec(inputs: Path, claim: Claim, spec: dict[str, Any], staged: Staged,
         "hyperparameters": hyperparameters, "positive_label": hyperparameters.get("positive_label"),
         "objectives": settings.get("objective_groups"), "features": features, "target": target, "files": files,
     }  # fmt: skip
-    (inputs / "carried.json").write_text(json.dumps([c["column"] for c in staged.columns if c["role"] == "carried"]), encoding="utf-8")
+    (inputs / "carried.json").write_text(
+        json.dumps([c["column"] for c in staged.columns if c["role"] == "carried"]), encoding="utf-8"
+    )
     (inputs / "job.json").write_text(json.dumps(job), encoding="utf-8")
 
 

@@ -1,7 +1,7 @@
 """One attempt of one job, from claim to end: stage → launch → follow → land.
 
-Every write to the database carries the token. When the token is lost (``FENCED``), somebody else follows the run, or the
-job is gone and its run is in ``kwdbml.cleanup``: then this worker lets go without touching anything.
+Every write to the database carries the token. When the token is lost (``FENCED``), somebody else follows the run, or
+the job is gone and its run is in ``kwdbml.cleanup``: then this worker lets go without touching anything.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Attempt:
             await self._guard(self._stop(handle))
         except Fenced:
             self._log.info("attempt.fenced")
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 whatever it is, it is this job's
             await self._guard(self._failed(error, handle))
 
     # -- phases --------------------------------------------------------------------------------------------------
@@ -143,7 +143,10 @@ class Attempt:
         while True:
             chunk = await self._engine.logs(handle, cursor)
             if chunk.lines or chunk.cut:
-                lines = [{"seq": n.seq, "at": n.at, "step": n.step or "", "stream": n.stream, "line": landing.clean(n.line)} for n in chunk.lines]
+                lines = [
+                    {"seq": n.seq, "at": n.at, "step": n.step or "", "stream": n.stream, "line": landing.clean(n.line)}
+                    for n in chunk.lines
+                ]
                 await self._store.log(self.claim, lines, chunk.cut)
             if chunk.cursor == cursor or not chunk.lines:
                 return chunk.cursor
@@ -175,10 +178,11 @@ class Attempt:
             await landing.land_rows(self._store, self.claim, workspace, carried, outcome, table)
 
     async def _retried(self, land: Callable[[], Awaitable[None]]) -> None:
-        """Land, again after a deadlock, a lock timeout or a lost connection. FENCED then may mean that it had landed."""
+        """Land; again after a deadlock, lock timeout or lost connection. FENCED may then mean that it had landed."""
         for n in range(_LANDING_TRIES):
             try:
-                return await land()
+                await land()
+                return
             except psycopg.Error as error:
                 code = error.sqlstate or "08006"
                 if n + 1 == _LANDING_TRIES or not (code in RETRYABLE or code.startswith(("08", "57P"))):
@@ -208,7 +212,7 @@ class Attempt:
 
     async def _failed(self, error: Exception, handle: Handle | None) -> None:
         """What went wrong outside the run: the user's data or rights, the engine, the database, or ourselves."""
-        if self._lost or getattr(error, "sqlstate", None) == FENCED and not isinstance(error, EngineError):
+        if self._lost or (getattr(error, "sqlstate", None) == FENCED and not isinstance(error, EngineError)):
             await self._let_go(handle)
             return
         if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
@@ -237,7 +241,7 @@ class Attempt:
     async def _guard(self, ending: Awaitable[None]) -> None:
         try:
             await ending
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 the lease runs out, and the next worker ends it
             self._log.warning("attempt.unfinished", why=str(error), exc_info=True)
 
 

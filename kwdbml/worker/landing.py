@@ -1,7 +1,7 @@
 """Collecting what a run left behind and landing it, all in one transaction.
 
-Nothing that comes out of a run is believed: files are opened without following links, JSON is bounded and cleaned, Arrow
-is validated, and row counts must agree.
+Nothing that comes out of a run is believed: files are opened without following links, JSON is bounded and cleaned,
+Arrow is validated, and row counts must agree.
 """
 
 from __future__ import annotations
@@ -45,15 +45,19 @@ def clean(value: Any) -> Any:
 def error_of(workspace: Workspace, status: RunStatus) -> dict[str, Any]:
     """The job's ``error`` for a run that failed: what the step wrote, else what the engine saw."""
     step = status.step or "run"
-    fallback = {"type": status.reason or "Error", "message": status.message or "the run failed", "step": step, "traceback": []}
+    fallback = {
+        "type": status.reason or "Error",
+        "message": status.message or "the run failed",
+        "step": step,
+        "traceback": [],
+    }
     if status.reason not in ("", "Error") or not has_output(workspace.outputs, "error.json"):
         return fallback
     try:
         found = json.loads(read_output(workspace.outputs, "error.json", limit=_RESULT_LIMIT))
-        return {
-            "type": clean(str(found["type"])), "message": clean(str(found["message"])),
-            "step": clean(str(found.get("step") or step)), "traceback": clean([str(t) for t in found.get("traceback") or []])[:200],
-        }  # fmt: skip
+        traceback = [clean(str(line)) for line in found.get("traceback") or []][:200]
+        told = {name: clean(str(found.get(name) or fallback[name])) for name in ("type", "message", "step")}
+        return {**told, "traceback": traceback}
     except (ValueError, KeyError, TypeError, AttributeError):
         return fallback
 
@@ -62,21 +66,31 @@ def outcome_of(workspace: Workspace, problem_type: str) -> dict[str, Any]:
     """What ``worker_land`` takes, from the step's result.json. InvalidParameter when a step wrote something else."""
     try:
         found = json.loads(read_output(workspace.outputs, "result.json", limit=_RESULT_LIMIT))
-        metrics = [{"objective": clean(str(m["objective"])), "score": _score(m["score"])} for m in found.get("metrics") or []]
-        counts = {k: int(found.get(k) or 0) for k in ("rows_read", "rows_dropped", "rows_infinite")}
+        metrics = [
+            {"objective": clean(str(m["objective"])), "score": _score(m["score"])}
+            for m in (found.get("metrics") or [])[:_MAX_METRICS]
+        ]
+        counts = {k: int(found.get(k) or 0) for k in ("rows_read", "rows_dropped")}
         libraries = {str(k): str(v) for k, v in (found.get("libraries") or {}).items()}
     except FileNotFoundError:
-        raise InvalidParameter("the step ended without a result", hint="Do not end the process from the script (os._exit).") from None
+        raise InvalidParameter(
+            "the step ended without a result", hint="Do not end the process from the script (os._exit)."
+        ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InvalidParameter(f"the step's result.json is not what it should be: {error}", hint="Do not write result.json from a script.") from None
-    result: Any = metrics[:_MAX_METRICS]
+        raise InvalidParameter(
+            f"the step's result.json is not what it should be: {error}", hint="Do not write result.json from a script."
+        ) from None
+    result: Any = metrics
     main = next((m["score"] for m in metrics if m["objective"] == MAIN_METRIC[ProblemType(problem_type)]), None)
     if "positive_label" in found:
         result = [{**m, "positive_label": clean(found["positive_label"])} for m in result]
     return {
-        "metrics": metrics[:_MAX_METRICS], "result": result, "main_score": main if main is not None else (metrics[0]["score"] if metrics else None),
-        "libraries": clean(libraries), "rows_read": counts["rows_read"], "rows_dropped": counts["rows_dropped"],
-    }  # fmt: skip
+        "metrics": metrics,
+        "result": result,
+        "main_score": main if main is not None or not metrics else metrics[0]["score"],
+        "libraries": clean(libraries),
+        **counts,
+    }
 
 
 def _score(value: Any) -> float | None:
@@ -98,12 +112,21 @@ async def land_model(store: Store, claim: Claim, workspace: Workspace, outcome: 
         await landing.land({**outcome, "artefacts": artefacts})
 
 
-async def land_rows(store: Store, claim: Claim, workspace: Workspace, carried: list[str], outcome: dict[str, Any], table: str) -> None:
+async def land_rows(
+    store: Store, claim: Claim, workspace: Workspace, carried: list[str], outcome: dict[str, Any], table: str
+) -> None:
     """Write the result table and land the job, in one transaction."""
     rows = ResultRows(workspace, carried)
     async with store.landing(claim) as landing:
         await landing.write_rows(rows.batches)
-        await landing.land({**outcome, "rows_read": rows.rows, "rows_written": rows.rows, "result": {"rows": rows.rows, "table": table}})
+        await landing.land(
+            {
+                **outcome,
+                "rows_read": rows.rows,
+                "rows_written": rows.rows,
+                "result": {"rows": rows.rows, "table": table},
+            }
+        )
 
 
 async def land_metrics(store: Store, claim: Claim, outcome: dict[str, Any]) -> None:
@@ -117,7 +140,8 @@ async def _put(landing: Landing, workspace: Workspace, kind: str, limit: int) ->
         total = file.seek(0, 2)
         if total > limit:
             raise LimitExceeded(
-                f"the {kind} has {total} bytes, the limit is {limit}", hint="Make it smaller (fewer or shallower trees), or an admin raises model_limit."
+                f"the {kind} has {total} bytes, the limit is {limit}",
+                hint="Make it smaller (fewer or shallower trees), or an admin raises model_limit.",
             )
         file.seek(0)
         while chunk := file.read(CHUNK):
@@ -176,7 +200,10 @@ def _cast(array: pa.Array, field: pa.Field) -> pa.Array:
     try:
         return pc.cast(array, field.type)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise InvalidParameter(f'the predictions for "{field.name}" are no {field.type}: {error}', hint="Declare the target's type as the model predicts it.") from None
+        raise InvalidParameter(
+            f'the predictions for "{field.name}" are no {field.type}: {error}',
+            hint="Declare the target's type as the model predicts it.",
+        ) from None
 
 
 class _Slices:
@@ -205,4 +232,7 @@ class _Slices:
 
 
 def _unequal(word: str) -> InvalidParameter:
-    return InvalidParameter(f"the model made {word} predictions than there are rows", hint="model_predict answers one row per row, in their order.")
+    return InvalidParameter(
+        f"the model made {word} predictions than there are rows",
+        hint="model_predict answers one row per row, in their order.",
+    )

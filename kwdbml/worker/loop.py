@@ -150,7 +150,7 @@ class Worker:
             await asyncio.sleep(self.settings.sweep)
             try:
                 await self._clean_up()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 the next sweep tries again
                 log.warning("sweep.failed", why=str(error))
 
     async def _clean_up(self) -> None:
@@ -165,14 +165,18 @@ class Worker:
     async def _check_role(self) -> None:
         who = await self._store.whoami()
         if who["version"] is None:
-            raise WrongState("the database has no extension kwdbml", hint="As a superuser: CREATE EXTENSION kwdbml CASCADE;")
+            raise WrongState(
+                "the database has no extension kwdbml", hint="As a superuser: CREATE EXTENSION kwdbml CASCADE;"
+            )
         if who["superuser"] and not self.settings.allow_superuser:
             raise InsufficientPrivilege(
                 "the worker's role is a superuser",
                 hint="Give it a login role that is only a member of kwdbml_worker, or pass --allow-superuser.",
             )
         if not who["is_worker"]:
-            raise InsufficientPrivilege("the worker's role is no member of kwdbml_worker", hint="GRANT kwdbml_worker TO it;")
+            raise InsufficientPrivilege(
+                "the worker's role is no member of kwdbml_worker", hint="GRANT kwdbml_worker TO it;"
+            )
 
     def _on_signals(self) -> None:
         loop = asyncio.get_running_loop()

@@ -82,6 +82,14 @@ def allocate(size: int, block: int = 4 << 20) -> None:
         kept.append(b"\1" * block)
 
 
+_KEPT: list[bytes] = []
+
+
+def keep(size: int) -> None:
+    """Memory that stays, and that children made later share."""
+    _KEPT.append(b"\1" * size)
+
+
 def children(count: int, detach: bool = True, size: int = 0) -> list[int]:
     """Children that live for ever, each with ``size`` bytes; detached by a double fork in a session of their own."""
     pids = []

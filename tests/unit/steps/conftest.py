@@ -25,7 +25,9 @@ def flights() -> pd.DataFrame:
     frame = frame.astype({n: "int64" for n in ("month", "day", "hour", "minute", "distance")})
     for name in ("carrier", "origin", "dest", "tailnum"):
         frame[name] = frame[name].where(frame[name].notna(), None)
-    frame["late"] = pd.Series([None if delay != delay else bool(delay > 15) for delay in some["dep_delay"]], dtype=object)
+    frame["late"] = pd.Series(
+        [None if delay != delay else bool(delay > 15) for delay in some["dep_delay"]], dtype=object
+    )
     return frame
 
 

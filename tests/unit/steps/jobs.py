@@ -65,7 +65,9 @@ class Result:
 
     @property
     def json(self) -> dict[str, Any]:
-        assert self.code == 0, (self.out / "error.json").read_text() if (self.out / "error.json").exists() else self.stderr
+        assert self.code == 0, (
+            (self.out / "error.json").read_text() if (self.out / "error.json").exists() else self.stderr
+        )
         content: dict[str, Any] = json.loads((self.out / "result.json").read_text())
         return content
 
@@ -149,7 +151,9 @@ class Jobs:
         (inputs / "job.json").write_text(json.dumps(job))
         return workspace
 
-    def run(self, kind: str, frame: pd.DataFrame | pa.Table, target: str | list[str], problem: str, **rest: Any) -> Result:
+    def run(
+        self, kind: str, frame: pd.DataFrame | pa.Table, target: str | list[str], problem: str, **rest: Any
+    ) -> Result:
         """In this process, which has everything imported: what most tests want."""
         workspace = self.workspace(kind, frame, target, problem, **rest)
         return Result(run(workspace, SILENT), workspace / "out")
@@ -161,18 +165,16 @@ def environment() -> dict[str, str]:
     return {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
 
 
-def run_process(
-    workspace: Path, *, warm: bool = False, env: dict[str, str] | None = None, interpreter: list[str] | None = None
-) -> Result:
+def run_process(workspace: Path, *, warm: bool = False, env: dict[str, str] | None = None) -> Result:
     """As the engine runs it: a process of its own, with the control pipe as descriptor 3."""
     reader, writer = os.pipe()
     command = [sys.executable, "-m", "kwdbml.steps", "--warm" if warm else str(workspace)]
-    # The shell puts the pipe where the step expects it; subprocess alone cannot choose the number.
-    shell = ["/bin/sh", "-c", f'exec "$@" 3>&{writer} {writer}>&-' if writer != 3 else 'exec "$@"', "sh"]
+    # subprocess cannot choose the number of a descriptor: a first program does, and becomes the step.
+    first = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.execv(sys.argv[2], sys.argv[2:])"
     tmp = workspace / "out" / "tmp"
     tmp.mkdir(exist_ok=True)
     process = subprocess.Popen(
-        [*shell, *(interpreter or []), *command],
+        [sys.executable, "-S", "-c", first, str(writer), *command],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -16,7 +16,14 @@ from tests.unit.steps.jobs import environment
 
 
 def test_the_names_of_the_specification() -> None:
-    names = {"logistic_regression", "linear_regression", "random_forest", "hist_gradient_boosting", "xgboost", "lightgbm"}
+    names = {
+        "logistic_regression",
+        "linear_regression",
+        "random_forest",
+        "hist_gradient_boosting",
+        "xgboost",
+        "lightgbm",
+    }
     assert set(ALGORITHMS) == names
 
 

@@ -91,9 +91,7 @@ def test_regression(jobs: Jobs, diabetes: pd.DataFrame, algorithm: str) -> None:
 
 
 @pytest.mark.parametrize("algorithm", CLASSIFIERS)
-def test_rows_and_columns_in_any_order_make_the_same_model(
-    jobs: Jobs, flights: pd.DataFrame, algorithm: str
-) -> None:
+def test_rows_and_columns_in_any_order_make_the_same_model(jobs: Jobs, flights: pd.DataFrame, algorithm: str) -> None:
     frame = flights.iloc[:2000]
     shuffled = frame.sample(frac=1, random_state=5).sample(frac=1, axis=1, random_state=5)
     first = train(jobs, algorithm, frame, "late", "b")
@@ -159,7 +157,9 @@ def test_the_model_loads_and_predicts_without_kwdbml(jobs: Jobs, flights: pd.Dat
             f"model = joblib.load({str(tmp_path / algorithm / 'model' / 'model.joblib')!r})\n"
             f"print(*model.predict(pandas.read_pickle({str(tmp_path / 'rows.pickle')!r})))"
         )
-        process = subprocess.run([sys.executable, "-c", code], check=True, env=environment(), capture_output=True, text=True)
+        process = subprocess.run(
+            [sys.executable, "-c", code], check=True, env=environment(), capture_output=True, text=True
+        )
         printed = [text == "True" for text in process.stdout.split()]
         assert printed == predict(jobs, result, frame, "late", "b", framework=ALGORITHMS[algorithm].framework)
 

@@ -27,7 +27,9 @@ def source(code: str) -> str:
     return textwrap.dedent(code)
 
 
-def train(jobs: Jobs, frame: pd.DataFrame, code: str, target: str = "benign", problem: str = "b", **spec: Any) -> Result:
+def train(
+    jobs: Jobs, frame: pd.DataFrame, code: str, target: str = "benign", problem: str = "b", **spec: Any
+) -> Result:
     files = {"pipeline/train.py": source(code), **spec.pop("files", {})}
     zips = {"pipeline": files, **spec.pop("zips", {})}
     return jobs.run("TRAIN", frame, target, problem, zips=zips, **spec)
@@ -70,7 +72,12 @@ def test_what_the_function_gets(jobs: Jobs, flights: pd.DataFrame) -> None:
 
 @pytest.mark.parametrize(
     ("signature", "expected"),
-    [("x, y, a, b", 0.0), ("x, y, a, b, hyperparameters", 7.0), ("x, y, a, b, **rest", 7.0), ("x, y, a, b, hyperparameters=None", 7.0)],
+    [
+        ("x, y, a, b", 0.0),
+        ("x, y, a, b, hyperparameters", 7.0),
+        ("x, y, a, b, **rest", 7.0),
+        ("x, y, a, b, hyperparameters=None", 7.0),
+    ],
 )
 def test_hyperparameters_go_where_they_are_asked_for(
     jobs: Jobs, cancer: pd.DataFrame, signature: str, expected: float
@@ -131,7 +138,7 @@ def test_model_save_evaluate_and_predict_share_a_directory(jobs: Jobs, cancer: p
     [
         '[{"objective": "f1", "score": 0.5}]',
         '[{" objective ": " f1", "score": "0.5"}]',
-        "'[{\"objective\": \"f1\", \"score\": 0.5}]'",
+        '\'[{"objective": "f1", "score": 0.5}]\'',
         "\"[{'objective': 'f1', 'score': np.float64(0.5)}]\"",
         '{"objective": "f1", "score": 0.5}',
         '{"f1": 0.5}',
@@ -188,7 +195,13 @@ def test_modules_and_wheels(jobs: Jobs, cancer: pd.DataFrame) -> None:
             "tinywheel-1.2.dist-info/METADATA": "Metadata-Version: 2.1\nName: tinywheel\nVersion: 1.2\n",
         }
     )
-    modules = zipped({"helper.py": "from modules import other\nVALUE = other.VALUE", "other.py": "VALUE = 0.25", "tinywheel-1.2-py3-none-any.whl": wheel})
+    modules = zipped(
+        {
+            "helper.py": "from modules import other\nVALUE = other.VALUE",
+            "other.py": "VALUE = 0.25",
+            "tinywheel-1.2-py3-none-any.whl": wheel,
+        }
+    )
     code = """
     from modules import helper
     import tinywheel
@@ -221,7 +234,11 @@ BAD = {
     "an error at import": ("import no_such_module\n", "ModuleNotFoundError", "no_such_module"),
     "an exit at import": ("import sys\nsys.exit(3)\n", "CalledExit", "pipeline/train.py called sys.exit(3)"),
     "raises": ("def model_train(a, b, c, d):\n    raise ValueError('too hot')\n", "ValueError", "too hot"),
-    "exits": ("import sys\ndef model_train(a, b, c, d):\n    sys.exit(0)\n", "CalledExit", "pipeline/train.py called sys.exit(0)"),
+    "exits": (
+        "import sys\ndef model_train(a, b, c, d):\n    sys.exit(0)\n",
+        "CalledExit",
+        "pipeline/train.py called sys.exit(0)",
+    ),
     "interrupts": ("def model_train(a, b, c, d):\n    raise KeyboardInterrupt\n", "KeyboardInterrupt", "interrupted"),
     "has no memory": ("def model_train(a, b, c, d):\n    raise MemoryError\n", "MemoryError", "out of memory"),
     "recurses": ("def f():\n    return f()\ndef model_train(a, b, c, d):\n    f()\n", "RecursionError", "recursion"),
@@ -230,8 +247,16 @@ BAD = {
     "gives None": ("def model_train(a, b, c, d):\n    pass\n", "BadReturn", "no model (None)"),
     "gives a text": ("def model_train(a, b, c, d):\n    return 'done'\n", "BadReturn", "gave a str"),
     "gives three": ("def model_train(a, b, c, d):\n    return 1, 2, 3\n", "BadReturn", "tuple of 3"),
-    "gives a class": ("from sklearn.dummy import DummyClassifier\ndef model_train(a, b, c, d):\n    return DummyClassifier\n", "BadReturn", "no sklearn model"),
-    "a message of NULs": ("def model_train(a, b, c, d):\n    raise ValueError('a\\x00b\\udc80')\n", "ValueError", "ab?"),
+    "gives a class": (
+        "from sklearn.dummy import DummyClassifier\ndef model_train(a, b, c, d):\n    return DummyClassifier\n",
+        "BadReturn",
+        "no sklearn model",
+    ),
+    "a message of NULs": (
+        "def model_train(a, b, c, d):\n    raise ValueError('a\\x00b\\udc80')\n",
+        "ValueError",
+        "ab?",
+    ),
 }
 
 
@@ -305,12 +330,15 @@ def test_model_save_that_writes_nothing(jobs: Jobs, cancer: pd.DataFrame) -> Non
 def test_links_in_the_model_directory_stay_behind(jobs: Jobs, cancer: pd.DataFrame, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("canary")
-    code = GOOD + f"""
+    code = (
+        GOOD
+        + f"""
 def model_save(model, model_path):
     import os, joblib
     joblib.dump(model, os.path.join(model_path, "model.joblib"))
     os.symlink({str(secret)!r}, os.path.join(model_path, "link"))
 """
+    )
     result = train(jobs, cancer, code)
     with zipfile.ZipFile(result.out / "model.zip") as bundle:
         assert sorted(n for n in bundle.namelist() if n.startswith("model/")) == ["model/model.joblib"]
@@ -350,10 +378,15 @@ def test_not_a_zip(jobs: Jobs, cancer: pd.DataFrame) -> None:
         ("1 / 0", "division by zero"),
     ],
 )
-def test_a_bad_batch_predict_is_told(jobs: Jobs, diabetes: pd.DataFrame, cancer: pd.DataFrame, returned: str, message: str) -> None:
+def test_a_bad_batch_predict_is_told(
+    jobs: Jobs, diabetes: pd.DataFrame, cancer: pd.DataFrame, returned: str, message: str
+) -> None:
     trained = train(jobs, cancer, GOOD)
     script = f"import pandas as pd\ndef model_predict(model_path, x_test):\n    return {returned}\n"
-    zips = {"pipeline": {"pipeline/train.py": GOOD, "pipeline/batch_predict.py": script}, "model": trained.out / "model.zip"}
+    zips = {
+        "pipeline": {"pipeline/train.py": GOOD, "pipeline/batch_predict.py": script},
+        "model": trained.out / "model.zip",
+    }
     problem = "r" if "3 predictions" in message else "b"
     result = jobs.run("BATCH_PREDICT", cancer.drop(columns="benign"), "benign", problem, zips=zips)
     assert message in result.error["message"]
@@ -373,7 +406,9 @@ def test_two_targets(jobs: Jobs, diabetes: pd.DataFrame) -> None:
         return LinearRegression().fit(x, y)
     """
     frame = diabetes.assign(twice=diabetes["progress"] * 2)
-    trained = jobs.run("TRAIN", frame, ["progress", "twice"], "r", zips={"pipeline": {"pipeline/train.py": source(code)}})
+    trained = jobs.run(
+        "TRAIN", frame, ["progress", "twice"], "r", zips={"pipeline": {"pipeline/train.py": source(code)}}
+    )
     assert trained.metrics["twice.rmse"] == pytest.approx(2 * trained.metrics["progress.rmse"])
     zips = {"model": trained.out / "model.zip"}
     features = frame.drop(columns=["progress", "twice"])

@@ -1,0 +1,94 @@
+-- Named statements of the server-side Python, with the types of their parameters. Run as the caller, under the caller's
+-- search_path: everything is qualified.
+
+-- name: resolve_schema(text)
+SELECT n.nspname::text AS name, pg_catalog.has_schema_privilege(n.oid, 'USAGE') AS usage
+FROM pg_catalog.pg_namespace n
+WHERE n.nspname::text IN (coalesce($1, pg_catalog.current_schema()::text), pg_catalog.lower($1))
+ORDER BY n.nspname::text = $1 DESC LIMIT 1
+
+-- name: relation(text)
+SELECT c.relkind::text AS kind, c.relpersistence::text AS persistence, c.reltuples::float8 AS rows,
+       n.nspname::text AS schema, c.relname::text AS name,
+       pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_table_privilege(c.oid, 'SELECT') AS readable
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.oid = pg_catalog.to_regclass($1)
+
+-- name: relation_columns(text)
+SELECT a.attname::text AS name, a.atttypid::int8 AS oid, a.atttypmod AS typmod,
+       pg_catalog.format_type(a.atttypid, a.atttypmod) AS type
+FROM pg_catalog.pg_attribute a
+WHERE a.attrelid = pg_catalog.to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
+
+-- name: place(text)
+SELECT pg_catalog.current_database()::text AS db, pg_catalog.current_schema()::text AS current,
+       pg_catalog.to_regnamespace($1) IS NOT NULL AS schema
+
+-- name: type_names(oid[], int4[])
+SELECT pg_catalog.format_type(t.oid, t.typmod) AS type
+FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) WITH ORDINALITY AS t(oid, typmod, n) ORDER BY t.n
+
+-- name: feature_types(oid[])
+SELECT kwdbml._feature_type(t.oid) AS kind, kwdbml._base_type(t.oid) = 'pg_catalog.bool'::pg_catalog.regtype AS bool
+FROM pg_catalog.unnest($1) WITH ORDINALITY AS t(oid, n) ORDER BY t.n
+
+-- name: feature_casts(oid[], text[])
+SELECT (kwdbml._feature_cast(t.oid, t.wanted)).staged AS staged
+FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) WITH ORDINALITY AS t(oid, wanted, n) ORDER BY t.n
+
+-- name: carried(oid[])
+SELECT (kwdbml._carried(t.oid)).staged AS staged
+FROM pg_catalog.unnest($1) WITH ORDINALITY AS t(oid, n) ORDER BY t.n
+
+-- name: bundle_limit()
+SELECT kwdbml._setting('bundle_limit')::int8 AS bytes
+
+-- name: runtime(text, text)
+SELECT 1 AS found FROM kwdbml.runtime WHERE framework = $1 AND runtime = $2
+
+-- name: runtimes()
+SELECT framework, pg_catalog.string_agg(runtime, ' ' ORDER BY runtime) AS runtimes
+FROM kwdbml.runtime GROUP BY 1 ORDER BY 1
+
+-- name: insert_pipeline(text, text, text, text, text, text, text, text, text, text, text[], text)
+INSERT INTO kwdbml.pipeline (schema, name, description, problem_type, framework, runtime, features, target,
+                             algorithm, hyperparameters, scripts, content_hash)
+VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8::jsonb, $9, $10::jsonb, $11, $12) RETURNING id::text
+
+-- name: attach_bundle(text, text, bytea)
+SELECT kwdbml._attach_bundle($1::uuid, $2, $3)
+
+-- name: pipeline(text, text, text)
+SELECT p.id::text AS id, p.schema || '.' || p.name AS name, p.problem_type, p.features, p.target, p.algorithm,
+       p.hyperparameters, p.scripts, kwdbml._pipeline_right(p.id, $3, current_user) AS allowed
+FROM kwdbml.pipeline p WHERE p.schema = $1 AND p.name = $2
+
+-- name: model_version(text, text, text, int8)
+SELECT m.schema || '.' || m.name AS name, m.problem_type, m.features, m.target, v.id::text AS version_id, v.version,
+       v.algorithm, kwdbml._model_right(m.id, $3, current_user) AS allowed
+FROM kwdbml.model m
+LEFT JOIN kwdbml.model_version v ON v.model_id = m.id AND CASE
+    WHEN $4 IS NULL THEN v.active
+    WHEN $4 > 0 THEN v.version = $4
+    ELSE v.version = (SELECT pg_catalog.max(n.version) FROM kwdbml.model_version n WHERE n.model_id = m.id) END
+WHERE m.schema = $1 AND m.name = $2
+
+-- name: model_to_extend(text, text)
+SELECT m.problem_type, m.features, m.target, kwdbml._model_right(m.id, 'CREATE', current_user) AS may_create,
+       kwdbml._model_right(m.id, 'UPDATE', current_user) AS may_update
+FROM kwdbml.model m WHERE m.schema = $1 AND m.name = $2
+
+-- name: check_result_table(text, text, text, text, text)
+SELECT kwdbml._check_result_table($1, $2, kwdbml._result_columns($3::jsonb, $4::jsonb), $5, current_user)
+
+-- name: insert_job(text, text, text, text, int4, text, text, text, text, text, text, text, int2, text, text, int4)
+WITH job AS (
+    INSERT INTO kwdbml.job (type, pipeline_name, pipeline_id, model_name, model_version, model_version_id, settings,
+                            data_query, data_relation, data_columns, engine, queue, priority, labels, annotations, retries)
+    VALUES ($1::kwdbml.job_type, $2, $3::uuid, $4, $5, $6::uuid, $7::jsonb, $8, $9, $10::jsonb,
+            coalesce($11, kwdbml._setting('default_engine') #>> '{}'), $12, $13, $14::jsonb, $15::jsonb, $16)
+    RETURNING id)
+SELECT id::text AS id, pg_catalog.pg_notify('kwdbml_wake', '') FROM job
+
+-- name: insert_env(text, text)
+INSERT INTO kwdbml.job_env (job_id, env) VALUES ($1::uuid, $2::jsonb)
