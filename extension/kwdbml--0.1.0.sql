@@ -2002,6 +2002,22 @@ END
 $$;
 COMMENT ON FUNCTION kwdbml.worker_stage(uuid, uuid) IS 'for workers: prepares the reading of a job''s data as its creator';
 
+-- Contract: nothing but a warm backend: what worker_stage calls is compiled and its catalogue rows are cached.
+CREATE FUNCTION kwdbml.worker_rehearse() RETURNS void LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM kwdbml._fence(NULL, NULL);
+EXCEPTION WHEN object_not_in_prerequisite_state THEN
+    PERFORM kwdbml._check_creator(current_user, (SELECT r.oid FROM pg_roles r WHERE r.rolname = current_user)),
+            kwdbml._runs_as('', ''), kwdbml._setting('default_ttl'), kwdbml._model_right(NULL, 'EVALUATE', current_user),
+            kwdbml._pipeline_right(NULL, 'TRAIN', current_user), kwdbml._lock_plain(NULL, '{}'),
+            kwdbml._stage_columns(NULL, '[]', '[]'), kwdbml._reads_plainly('kwdbml.job'::regclass, '{id}');
+    PERFORM kwdbml._feature_cast('int8'::regtype, 'INT'), kwdbml._carried('numeric'::regtype),
+            date_part('epoch', now()), format('%I', 'a'), to_regclass('kwdbml.job'), format_type('int8'::regtype, -1);
+END
+$$;
+COMMENT ON FUNCTION kwdbml.worker_rehearse() IS 'for workers: warms up a backend that will stage';
+
 -- -------- sql/views/jobs.sql
 -- For people and BI tools: flat, ids as text, the phase beside the status.
 CREATE VIEW kwdbml.jobs WITH (security_invoker = true) AS

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,11 +66,62 @@ def _errors() -> Iterator[None]:
         raise DatabaseError(error.sqlstate or "08006", primary["message"] if primary else text, **fields) from None
 
 
-class Reader:
-    """Reads one job's data set; ``cancel`` may be called from another thread."""
+class Connections:
+    """Connections to read with, each used once, one of them made ahead: connecting and the first calls in a new backend
+    take longer than staging a small table."""
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="kwdbml-connect")
+        self._ahead: Future[Any] | None = None
+
+    def prepare(self) -> None:
+        """Begin to connect; errors come with ``take``."""
+        self._ahead = self._ahead or self._thread.submit(self._connect)
+
+    def take(self) -> Any:
+        """A fresh connection; DatabaseError when there is none to be had."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            with suppress(DatabaseError):
+                connection = ahead.result()
+                if self._alive(connection):
+                    return connection
+        return self._connect()
+
+    def close(self) -> None:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            with suppress(DatabaseError):
+                ahead.result().close()
+        self._thread.shutdown()
+
+    def _connect(self) -> Any:
+        with _errors():
+            connection = adbc.connect(self._dsn)
+            self._alive(connection)
+            return connection
+
+    @staticmethod
+    def _alive(connection: Any) -> bool:
+        """Whether the server still answers; leaves no transaction open."""
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(QUERIES["rehearse"])
+                cursor.fetchall()
+            connection.rollback()
+        except dbapi.Error:
+            with suppress(dbapi.Error):
+                connection.close()
+            return False
+        return True
+
+
+class Reader:
+    """Reads one job's data set; ``cancel`` may be called from another thread."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
         self._cursor: Any = None
         self._canceled = False
 
@@ -81,7 +133,7 @@ class Reader:
 
     def stage(self, job: str, token: str, target: Path, progress: Callable[[int], None]) -> Staged:
         """Write the job's data to ``target``; ``progress`` hears the rows so far. DatabaseError as the query's own."""
-        with _errors(), adbc.connect(self._dsn) as connection:
+        with _errors(), closing(self._connections.take()) as connection:
             try:
                 with connection.cursor() as cursor:
                     self._cursor = cursor

@@ -58,6 +58,9 @@ LISTEN kwdbml_wake
 -- name: stage
 SELECT statement, path, columns::text FROM kwdbml.worker_stage($1::pg_catalog.uuid, $2::pg_catalog.uuid)
 
+-- name: rehearse
+SELECT kwdbml.worker_rehearse()
+
 -- name: set_path
 SELECT pg_catalog.set_config('search_path', $1, true)
 

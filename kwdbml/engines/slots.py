@@ -94,15 +94,17 @@ def _spawn(workspace: Path, setup: bytes) -> Started:
 class Slot:
     """A started supervisor, followed on the event loop until its run starts or it ends."""
 
-    def __init__(self, process: Started, ended: Callable[[Slot], None]) -> None:
+    def __init__(self, process: Started, failed: Callable[[Slot], None]) -> None:
         self.process = process
         self.name = process.workspace.name
         self.ready = asyncio.Event()  # the step waits for its run
+        self.failed = asyncio.Event()  # the sandbox will never run anything
         self.gone = asyncio.Event()  # the supervisor has ended
         self._started = asyncio.Event()  # the run has started, or never will
         self._failure = ""
         self._received = b""
-        self._when_gone: list[Callable[[], None]] = [lambda: ended(self)]
+        self._when_gone: list[Callable[[], None]] = []
+        self._when_failed = failed
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(process.stdout, self._read)
         self._loop.add_reader(process.pidfd, self._exited)
@@ -125,7 +127,13 @@ class Slot:
             case "started":
                 self._started.set()
             case "failed":
-                self._failure = str(message["message"])
+                self._fail(str(message["message"]))
+
+    def _fail(self, reason: str) -> None:
+        self._failure = self._failure or reason
+        self.failed.set()
+        self._started.set()
+        self._when_failed(self)
 
     def _exited(self) -> None:
         self._read_rest()
@@ -133,7 +141,8 @@ class Slot:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.process.pid, os.WNOHANG)
         self.gone.set()
-        self._started.set()
+        if not self._started.is_set():
+            self._fail("its supervisor was killed")
         for call in self._when_gone:
             call()
 
@@ -161,17 +170,14 @@ class Slot:
         except BrokenPipeError:
             await self.gone.wait()
         await self._started.wait()
-        if not (self.process.workspace / "ctl" / "started").exists():
-            await self.gone.wait()
-            raise EngineError(
-                f"the sandbox ended before the run started: {self._failure or 'no reason given'}", retryable=True
-            )
+        if self.failed.is_set() and not (self.process.workspace / "ctl" / "started").exists():
+            raise EngineError(f"the sandbox ended before the run started: {self._failure}", retryable=True)
 
     async def _writable(self) -> None:
-        future = self._loop.create_future()
-        self._loop.add_writer(self.process.stdin, lambda: future.done() or future.set_result(None))
+        writable = asyncio.Event()
+        self._loop.add_writer(self.process.stdin, writable.set)
         try:
-            await future
+            await writable.wait()
         finally:
             self._loop.remove_writer(self.process.stdin)
 
@@ -204,21 +210,21 @@ class Pool:
         """A slot for one run: a warm one, else the one that is nearest to it."""
         for slot in sorted(self._idle, key=lambda slot: not slot.ready.is_set()):
             self._idle.remove(slot)
-            if not slot.gone.is_set():
-                return slot
+            return slot
         return await self._start()
 
     async def _start(self) -> Slot:
         process = await asyncio.to_thread(self._starter.start)
-        return Slot(process, self._slot_ended)
+        return Slot(process, self._slot_failed)
 
-    def _slot_ended(self, slot: Slot) -> None:
+    def _slot_failed(self, slot: Slot) -> None:
         if slot in self._idle:
             # It could not even warm up: no point in trying again and again before somebody wants a run.
             self._idle.remove(slot)
             self._broken = True
-            slot.release()
-            slot.forget()
+            task = asyncio.create_task(discard(slot))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     def refill(self) -> None:
         """Start as many as are missing, in the background."""
@@ -252,7 +258,7 @@ class Pool:
         while self._tasks:
             await asyncio.gather(*self._tasks)
         for slot in list(self._idle):
-            waits = {asyncio.create_task(event.wait()) for event in (slot.ready, slot.gone)}
+            waits = {asyncio.create_task(event.wait()) for event in (slot.ready, slot.failed)}
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             for task in waits:
                 task.cancel()

@@ -99,7 +99,7 @@ class Supervisor:
             if self._watch is not None and self._killed is None and self._exit is None:
                 tick += 1
                 self._look(tick)
-        self._end()
+        self._end(wakeup)
 
     def _gone(self) -> bool:
         return self._killed is not None and self._killed[0] in ("", "Terminated")
@@ -238,7 +238,7 @@ class Supervisor:
 
     # -- after the run -------------------------------------------------------------------------------------------
 
-    def _end(self) -> None:
+    def _end(self, wakeup: int) -> None:
         """Nothing of the run lives when this has written the status."""
         if self._watch is not None and self._killed is None and (problem := self._watch.memory()):
             self._killed = ("OOMKilled", problem)  # the kernel was quicker than our look
@@ -255,6 +255,7 @@ class Supervisor:
             if self._exit is not None and self._killed is None:
                 words = self._last_words.decode("utf-8", "replace").strip()
                 _tell({"event": "failed", "message": f"the step left with {self._exit} before its start: {words}"})
+                _wait_for_end_of_input(wakeup)  # the worker may be filling the workspace right now
             remove_tree(self._workspace)
         elif not self._gone():
             procs.write_atomically(os.path.join(self._ctl, "status.json"), self._status())
@@ -306,6 +307,13 @@ def _read(fd: int) -> bytes | None:
         return os.read(fd, _READ)
     except BlockingIOError:
         return None
+
+
+def _wait_for_end_of_input(wakeup: int) -> None:
+    """Until the worker lets go or somebody stops us."""
+    while wakeup not in select.select([0, wakeup], [], [])[0]:
+        if _read(0) == b"":
+            return
 
 
 def _tell(message: dict[str, object]) -> None:

@@ -25,27 +25,27 @@ class StepError(KwdbmlError):
     sqlstate = "22023"
 
 
-class NoRows(StepError):  # noqa: N818 -- the name is the job\'s error type
+class NoRows(StepError):
     """Nothing is left to work on."""
 
 
-class OneClass(StepError):  # noqa: N818 -- the name is the job\'s error type
+class OneClass(StepError):
     """A classifier cannot be trained on one class."""
 
 
-class BadBundle(StepError):  # noqa: N818 -- the name is the job\'s error type
+class BadBundle(StepError):
     """A bundle lacks a file, or holds what it must not."""
 
 
-class BadReturn(StepError):  # noqa: N818 -- the name is the job\'s error type
+class BadReturn(StepError):
     """User code gave back something that is not what ``bundles.md`` says."""
 
 
-class MissingRequirement(StepError):  # noqa: N818 -- the name is the job\'s error type
+class MissingRequirement(StepError):
     """requirements.txt asks for what is not installed."""
 
 
-class CalledExit(StepError):  # noqa: N818 -- the name is the job\'s error type
+class CalledExit(StepError):
     """User code called ``sys.exit``."""
 
 

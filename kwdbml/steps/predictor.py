@@ -55,12 +55,11 @@ class Predictor:
     def _built_in(self, frame: pd.DataFrame) -> Answers:
         """Of our own classifiers the answer is the class with the highest score: no need to predict twice."""
         classes = self._framework.classes(self._model)
-        if classes is None:
-            return Answers(self._framework.predict(self._model, frame))
         scores = self._framework.scores(self._model, frame)
+        if classes is None or scores is None:
+            return Answers(self._framework.predict(self._model, frame))
         labels = np.asarray(classes)
         labels = labels.astype(object) if labels.dtype.kind == "U" else labels
-        assert scores is not None  # every built-in classifier has predict_proba
         return Answers(labels[np.argmax(scores, axis=1)], scores, classes)
 
     def _run(self, method: str, inputs: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 import structlog
 
-from kwdbml.dataset import Reader, Staged
+from kwdbml.dataset import Connections, Reader, Staged
 from kwdbml.engines.base import Engine, Handle, RunState, RunStatus, Workspace
 from kwdbml.errors import EngineError, KwdbmlError
 from kwdbml.store import FENCED, RETRYABLE, Claim, Store
@@ -38,8 +38,8 @@ class Canceled(Exception):
 class Attempt:
     """Takes one claimed attempt to its end. ``cancel()`` and ``lose()`` may be called at any time."""
 
-    def __init__(self, store: Store, engine: Engine, claim: Claim, dsn: str) -> None:
-        self._store, self._engine, self.claim, self._dsn = store, engine, claim, dsn
+    def __init__(self, store: Store, engine: Engine, claim: Claim, connections: Connections) -> None:
+        self._store, self._engine, self.claim, self._connections = store, engine, claim, connections
         self._canceled = asyncio.Event()
         self._lost = False
         self._spec: dict[str, Any] = {}
@@ -97,7 +97,7 @@ class Attempt:
         return handle
 
     async def _stage(self, workspace: Workspace) -> Staged:
-        reader = Reader(self._dsn)
+        reader = Reader(self._connections)
         loop = asyncio.get_running_loop()
         claim = self.claim
         work = loop.run_in_executor(
@@ -113,6 +113,7 @@ class Attempt:
             return work.result()
         finally:
             canceled.cancel()
+            self._connections.prepare()
 
     async def _follow(self, handle: Handle) -> RunStatus:
         """Until the run has ended: its log and progress go to the database as they come."""

@@ -18,6 +18,7 @@ from uuid import UUID
 import psycopg
 import structlog
 
+from kwdbml.dataset import Connections
 from kwdbml.engines.base import Engine
 from kwdbml.errors import InsufficientPrivilege, WrongState
 from kwdbml.settings import WorkerSettings
@@ -40,8 +41,9 @@ class Worker:
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self._dsn = self.settings.dsn.get_secret_value()
-        self._store = Store(self._dsn, max_size=max(4, 2 * self.settings.concurrency))
+        dsn = self.settings.dsn.get_secret_value()
+        self._connections = Connections(dsn)
+        self._store = Store(dsn, max_size=max(4, 2 * self.settings.concurrency))
         self._name = f"{self.settings.name}:{os.getpid()}"
 
     async def run(self) -> None:
@@ -52,12 +54,14 @@ class Worker:
             for engine in self.engines.values():
                 await engine.start()
             await self._store.sweep()
+            self._connections.prepare()
             self._on_signals()
             await self._serve()
         finally:
             for engine in self.engines.values():
                 await engine.close()
             await self._store.close()
+            await asyncio.to_thread(self._connections.close)
 
     def stop(self) -> None:
         """Drain; the second time: let go."""
@@ -96,7 +100,7 @@ class Worker:
         if claim is None:
             return False
         log.info("job.claimed", job=str(claim.job_id), attempt=claim.attempt, takeover=claim.takeover)
-        attempt = Attempt(self._store, self.engines[claim.engine], claim, self._dsn)
+        attempt = Attempt(self._store, self.engines[claim.engine], claim, self._connections)
         self._attempts[claim.token] = attempt
         task = asyncio.create_task(attempt.run())
         self._tasks.add(task)
@@ -138,9 +142,11 @@ class Worker:
             try:
                 async with self._store.listening() as connection:
                     self._wake.set()
-                    async for _ in connection.notifies():
+                    async for told in connection.notifies():
                         self._wake.set()
-                        await self._look()
+                        # with a job's id: it ended; perhaps somebody canceled one of ours
+                        if any(str(a.claim.job_id) == told.payload for a in self._attempts.values()):
+                            await self._look()
             except (psycopg.Error, OSError) as error:
                 log.warning("listen.failed", why=str(error))
                 await asyncio.sleep(1.0)

@@ -109,6 +109,8 @@ async def test_a_stuck_worker_cannot_start_what_another_has_taken(
     engine = await make_local(warm=0)
     assert await engine.find(NAME) is None
     assert not procs.start_time(worker.message["pid"]), "its supervisor is dead before we say so"
+    await worker.kill()
+    await worker.all_gone()
 
 
 async def test_killed_after_launch(start_worker: StartWorker, scratch: Path, make_local: MakeLocal) -> None:
@@ -231,18 +233,19 @@ async def test_start_sweeps_what_a_power_failure_left(make_local: MakeLocal, scr
 
 
 async def test_a_step_that_cannot_start(make_local: MakeLocal) -> None:
-    engine = await make_local(command=[sys.executable, "-c", "raise SystemExit('no pandas here')"], warm=0)
-    with pytest.raises(EngineError) as caught:
+    engine = await make_local(command=[sys.executable, "-c", "raise SystemExit('no pandas here')"])
+    await engine.warmed()
+    for _ in range(2):
         workspace = await engine.open(Run(NAME))
-        fill(workspace, [])
-        fd = os.pidfd_open(json.loads((workspace.path / "ctl" / "supervisor.json").read_text())["pid"]) if 0 else -1
-        assert fd == -1
         slot = engine._opened[workspace.slot][0]
-        await slot.gone.wait()
-        await engine.launch(Run(NAME), workspace)
-    assert caught.value.retryable
-    assert "no pandas here" in caught.value.message
-    assert await engine.find(NAME) is None
+        await slot.failed.wait()
+        fill(workspace, [])  # the worker is told when it launches, not by files that vanish while it stages
+        with pytest.raises(EngineError) as caught:
+            await engine.launch(Run(NAME), workspace)
+        assert caught.value.retryable
+        assert "no pandas here" in caught.value.message
+        assert await engine.find(NAME) is None
+        assert not workspace.path.exists()
 
 
 async def test_the_end_is_noticed_at_once(local: LocalEngine) -> None:

@@ -25,6 +25,7 @@ def test_the_engine_tests_as_an_ordinary_user() -> None:
     with tempfile.TemporaryDirectory(prefix="kwdbml-user-") as home:
         os.chown(home, _USER, _USER)
         env = {"PATH": os.environ["PATH"], "HOME": home, "TMPDIR": home, "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}
+        env["HYPOTHESIS_STORAGE_DIRECTORY"] = home
         done = subprocess.run(
             [*drop, sys.executable, "-m", "pytest", "tests/engines", "-q", "-p", "no:cacheprovider", "--timeout=240"],
             cwd=REPOSITORY, env=env, capture_output=True, text=True, check=False,

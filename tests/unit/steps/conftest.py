@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+# Before anything that brings OpenMP, as the engine does it: jobs of one thread, which do not spin while they wait.
+os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 import pandas as pd
 import pytest
@@ -21,8 +25,8 @@ def flights() -> pd.DataFrame:
 
     some = everything.iloc[::56].reset_index(drop=True)
     names = ["month", "day", "hour", "minute", "distance", "air_time", "carrier", "origin", "dest", "tailnum"]
-    frame = some[names].astype({n: object for n in ("carrier", "origin", "dest", "tailnum")})
-    frame = frame.astype({n: "int64" for n in ("month", "day", "hour", "minute", "distance")})
+    frame: pd.DataFrame = some[names].astype(dict.fromkeys(("carrier", "origin", "dest", "tailnum"), object))
+    frame = frame.astype(dict.fromkeys(("month", "day", "hour", "minute", "distance"), "int64"))
     for name in ("carrier", "origin", "dest", "tailnum"):
         frame[name] = frame[name].where(frame[name].notna(), None)
     frame["late"] = pd.Series(
@@ -34,7 +38,7 @@ def flights() -> pd.DataFrame:
 @pytest.fixture(scope="session")
 def cancer() -> pd.DataFrame:
     """Binary, 569 rows, the target "benign" an integer; shuffled, so that the last fifth has both classes."""
-    data = load_breast_cancer(as_frame=True).frame.rename(columns={"target": "benign"})
+    data: pd.DataFrame = load_breast_cancer(as_frame=True).frame.rename(columns={"target": "benign"})
     return data.sample(frac=1, random_state=1).reset_index(drop=True)
 
 
@@ -42,7 +46,7 @@ def cancer() -> pd.DataFrame:
 def iris() -> pd.DataFrame:
     """Three classes with text labels, shuffled."""
     data = load_iris(as_frame=True)
-    frame = data.frame.rename(columns={"target": "species"})
+    frame: pd.DataFrame = data.frame.rename(columns={"target": "species"})
     frame["species"] = pd.Series([str(data.target_names[i]) for i in frame["species"]], dtype=object)
     return frame.sample(frac=1, random_state=1).reset_index(drop=True)
 
@@ -50,4 +54,5 @@ def iris() -> pd.DataFrame:
 @pytest.fixture(scope="session")
 def diabetes() -> pd.DataFrame:
     """Regression, 442 rows, the target "progress"."""
-    return load_diabetes(as_frame=True).frame.rename(columns={"target": "progress"})
+    frame: pd.DataFrame = load_diabetes(as_frame=True).frame
+    return frame.rename(columns={"target": "progress"})

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ class Jobs:
         *,
         types: dict[str, str] | None = None,
         batch: int = 1000,
-        zips: dict[str, bytes | dict[str, str | bytes] | Path] | None = None,
+        zips: Mapping[str, bytes | dict[str, str | bytes] | Path] | None = None,
         **spec: Any,
     ) -> Path:
         self.count += 1

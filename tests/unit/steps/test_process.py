@@ -114,12 +114,11 @@ def test_the_log_is_live(jobs: Jobs, cancer: pd.DataFrame, tmp_path: Path) -> No
     """The line is there while the function still waits for us."""
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    code = f"def model_train(a, b, c, d):\n    print('waiting')\n    open({str(fifo)!r}).read()\n    raise ValueError('done')\n"
+    code = f"def model_train(a, b, c, d):\n    print('waiting')\n    open({str(fifo)!r}).read()\n    1 / 0\n"
     workspace = uploaded(jobs, cancer, code)
     command = [sys.executable, "-m", "kwdbml.steps", str(workspace)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment(), text=True
-    ) as process:
+    silent = subprocess.DEVNULL
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=silent, env=environment(), text=True) as process:
         assert process.stdout is not None
         lines = iter(process.stdout.readline, "")
         assert any(line == "waiting\n" for line in lines)

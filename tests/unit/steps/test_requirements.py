@@ -37,7 +37,7 @@ def test_the_cpu_build_is_the_same_library(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_names_the_way(tmp_path: Path) -> None:
-    with pytest.raises(MissingRequirement, match="nothing-of-the-kind.*not installed.*pandas<1") as caught:
+    with pytest.raises(MissingRequirement, match=r"nothing-of-the-kind.*not installed.*pandas<1") as caught:
         check(tmp_path, "nothing-of-the-kind\npandas<1\n")
     assert "modules.zip" in caught.value.hint
 
@@ -47,5 +47,5 @@ def test_what_is_missing_names_the_way(tmp_path: Path) -> None:
     ["-r other.txt", "--extra-index-url http://x", "-e .", "./local", "git+https://x/y", "x @ https://x/y.whl", "a b"],
 )
 def test_other_lines_are_refused(tmp_path: Path, line: str) -> None:
-    with pytest.raises(BadBundle, match="only|is not a package"):
+    with pytest.raises(BadBundle, match=r"only|is not a package"):
         check(tmp_path, line)

@@ -147,8 +147,8 @@ def model_predict(model_path, x_test):
 
 def test_each_bundle_sees_its_own_modules(jobs: Jobs, diabetes: pd.DataFrame) -> None:
     pipeline = "from modules import settings\nfrom shared import NAME\n" + PIPELINE.replace(
-        "return LinearRegression",
-        "from modules import late\n    assert (settings.NAME, NAME, late.NAME) == ('p',) * 3\n    return LinearRegression",
+        "return Linear",
+        "from modules import late\n    assert (settings.NAME, NAME, late.NAME) == ('p',) * 3\n    return Linear",
     )
     training = "from modules import settings\n" + TRAINING.replace(
         "    assert self is None", "    from modules import late\n    assert (settings.NAME, late.NAME) == ('t', 't')"

@@ -1,0 +1,1 @@
+"""Measured claims: ours and the peer's in one run (``scripts/bench NAME``)."""
