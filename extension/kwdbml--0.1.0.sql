@@ -275,7 +275,6 @@ CREATE TABLE kwdbml.attempt (
     engine text NOT NULL,
     run_name text NOT NULL,
     handle jsonb,
-    result_table jsonb,  -- {schema, name, new} while the final transaction has it open
     started timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     updated timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     ended timestamptz,
@@ -811,10 +810,11 @@ COMMENT ON FUNCTION kwdbml.batch_predict(text, text, bigint, text, text, text, j
 CREATE FUNCTION kwdbml.batch_predict(
     pipeline_name text, model_name text, model_version bigint, batch_data text, result_table text,
     action_if_exists text, settings text)
-RETURNS text LANGUAGE sql
-BEGIN ATOMIC
-    SELECT kwdbml.batch_predict($1, $2, $3, $4, $5, $6, $7::jsonb);
-END;
+RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN kwdbml._call('batch_predict', pg_catalog.jsonb_build_array(pipeline_name, model_name, model_version, batch_data, result_table, action_if_exists, settings)) #>> '{}';
+END
+$$;
 COMMENT ON FUNCTION kwdbml.batch_predict(text, text, bigint, text, text, text, text) IS 'batch_predict with settings as text';
 CREATE FUNCTION kwdbml.batch_predict(
     model_name text, model_version bigint, batch_data text, result_table text, action_if_exists text,
@@ -828,7 +828,7 @@ CREATE FUNCTION kwdbml.batch_predict(
     model_name text, model_version bigint, batch_data text, result_table text, action_if_exists text, settings text)
 RETURNS text LANGUAGE sql
 BEGIN ATOMIC
-    SELECT kwdbml.batch_predict('', $1, $2, $3, $4, $5, $6::jsonb);
+    SELECT kwdbml.batch_predict('', $1, $2, $3, $4, $5, $6);
 END;
 COMMENT ON FUNCTION kwdbml.batch_predict(text, bigint, text, text, text, text) IS
     'batch_predict without a pipeline, with settings as text';
@@ -836,7 +836,7 @@ COMMENT ON FUNCTION kwdbml.batch_predict(text, bigint, text, text, text, text) I
 CREATE FUNCTION kwdbml.batch_predict(text, text, text, text, text, text) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
     IF $2 IS NULL OR $2 ~ '^\s*\d+\s*$' THEN
-        RETURN kwdbml.batch_predict(''::text, $1, $2::bigint, $3, $4, $5, $6::jsonb);
+        RETURN kwdbml.batch_predict(''::text, $1, $2::bigint, $3, $4, $5, $6);
     END IF;
     RETURN kwdbml.batch_predict($1, $2, $3::bigint, $4, $5, $6, '{}'::jsonb);
 END
@@ -1277,11 +1277,14 @@ END
 $$;
 COMMENT ON FUNCTION kwdbml.create_training_pipeline(text, text, text, text, text, text[], jsonb, text) IS
     'makes a training pipeline from a built-in algorithm, without any upload; see kwdbml.algorithms()';
-CREATE FUNCTION kwdbml.create_training_pipeline(text, text, text, text, text, text[], text, text DEFAULT '')
-RETURNS text LANGUAGE sql
-BEGIN ATOMIC
-    SELECT kwdbml.create_training_pipeline($1, $2, $3, $4, $5, $6, $7::jsonb, $8);
-END;
+CREATE FUNCTION kwdbml.create_training_pipeline(
+    pipeline_name text, algorithm text, target text, train_data text, problem_type text,
+    features text[], hyperparameters text, description text DEFAULT '')
+RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN kwdbml._call('create_training_pipeline', pg_catalog.jsonb_build_array(pipeline_name, algorithm, target, train_data, problem_type, features, hyperparameters, description)) #>> '{}';
+END
+$$;
 COMMENT ON FUNCTION kwdbml.create_training_pipeline(text, text, text, text, text, text[], text, text) IS
     'create_training_pipeline with hyperparameters as text';
 
@@ -1323,11 +1326,15 @@ END
 $$;
 COMMENT ON FUNCTION kwdbml.import_training_pipeline(text, text, text, text, text, jsonb, jsonb, bytea, bytea) IS
     'makes a training pipeline from a ZIP of your own code (pipeline/train.py), see docs/bundles.md';
-CREATE FUNCTION kwdbml.import_training_pipeline(text, text, text, text, text, text, text, bytea, bytea)
-RETURNS text LANGUAGE sql
-BEGIN ATOMIC
-    SELECT kwdbml.import_training_pipeline($1, $2, $3, $4, $5, $6::jsonb, $7::jsonb, $8, $9);
-END;
+CREATE FUNCTION kwdbml.import_training_pipeline(
+    pipeline_name text, description text, problem_type text, framework text, runtime text,
+    input_schema text, output_schema text, pipeline_entity bytea, transformer_entity bytea)
+RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN kwdbml._call('import_training_pipeline', pg_catalog.jsonb_build_array(pipeline_name, description, problem_type, framework, runtime, input_schema, output_schema),
+        ARRAY[pipeline_entity, transformer_entity]) #>> '{}';
+END
+$$;
 COMMENT ON FUNCTION kwdbml.import_training_pipeline(text, text, text, text, text, text, text, bytea, bytea) IS
     'import_training_pipeline with the schemas as text, as JDBC''s setString sends them';
 
@@ -1649,7 +1656,7 @@ BEGIN
         UPDATE kwdbml.model m SET last_updated = clock_timestamp()
         FROM kwdbml.model_version v WHERE v.id = j.model_version_id AND m.id = v.model_id;
     ELSE
-        PERFORM kwdbml._result_close(j, a.result_table);
+        PERFORM kwdbml._result_close(j, held, spec -> 'target');
     END IF;
     UPDATE kwdbml.attempt t SET ended = clock_timestamp(), outcome = 'SUCCEEDED', phase = 'finalizing', progress = 1,
         updated = clock_timestamp()
@@ -1738,64 +1745,77 @@ COMMENT ON FUNCTION kwdbml._check_next_version(kwdbml.job, kwdbml.model, kwdbml.
 REVOKE ALL ON FUNCTION kwdbml._check_next_version(kwdbml.job, kwdbml.model, kwdbml.pipeline, boolean) FROM PUBLIC;
 
 -- -------- sql/functions/worker/worker_result_open.sql
--- Contract: in the final transaction of a BATCH_PREDICT job: makes or locks the result table, checks again that the
--- creator may and that no code of a user would run, and lets the worker INSERT until worker_land takes that back.
+-- Contract: in the final transaction of a BATCH_PREDICT job: makes the table that the worker COPYs into, in our own
+-- schema, because the worker has no right on anybody's. Whether the creator may have the result where it is to go, and
+-- whether code of a user would run there, is checked now for an early answer and in _result_close for good.
 CREATE FUNCTION kwdbml.worker_result_open(job uuid, held uuid, OUT table_schema text, OUT table_name text, OUT columns jsonb)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     a kwdbml.attempt := kwdbml._fence(job, held);
     spec jsonb := kwdbml.worker_spec(job, held);
     j kwdbml.job;
-    rel oid;
-    action text := spec #>> '{settings,action_if_exists}';
+    exists_already boolean;
     denied text;
 BEGIN
     SELECT * INTO STRICT j FROM kwdbml.job b WHERE b.id = job;
-    table_schema := spec #>> '{settings,result_schema}';
-    table_name := spec #>> '{settings,result_name}';
     columns := kwdbml._result_columns(j.data_columns, spec -> 'target');
-    rel := kwdbml._check_result_table(table_schema, table_name, columns, action, j.creator);
-    IF rel IS NULL THEN
-        SELECT c ->> 'type' INTO denied FROM jsonb_array_elements(j.data_columns) AS c
-        WHERE NOT has_type_privilege(j.creator, kwdbml._base_type((c ->> 'oid')::oid), 'USAGE') LIMIT 1;
-        IF denied IS NOT NULL THEN
-            RAISE EXCEPTION 'permission denied for type %', denied USING ERRCODE = '42501', HINT = 'You need USAGE on it.';
-        END IF;
-        EXECUTE format('CREATE TABLE %I.%I (%s)', table_schema, table_name,
-                       (SELECT string_agg(format('%I %s', c ->> 'name', c ->> 'type'), ', ' ORDER BY n)
-                        FROM jsonb_array_elements(columns) WITH ORDINALITY AS x(c, n)));
-    ELSE
-        EXECUTE format('LOCK TABLE %I.%I IN SHARE ROW EXCLUSIVE MODE', table_schema, table_name);
-        -- now that nobody can change it: is it still what was checked?
-        PERFORM kwdbml._check_result_table(table_schema, table_name, columns, action, j.creator);
-        IF action = 'replace' THEN
-            EXECUTE format('DELETE FROM ONLY %I.%I', table_schema, table_name);
-        END IF;
+    exists_already := kwdbml._check_result_table(j.settings ->> 'result_schema', j.settings ->> 'result_name', columns,
+                                                 j.settings ->> 'action_if_exists', j.creator) IS NOT NULL;
+    SELECT c ->> 'type' INTO denied FROM jsonb_array_elements(j.data_columns) AS c
+    WHERE NOT has_type_privilege(j.creator, kwdbml._base_type((c ->> 'oid')::oid), 'USAGE') LIMIT 1;
+    IF denied IS NOT NULL THEN
+        RAISE EXCEPTION 'permission denied for type %', denied USING ERRCODE = '42501', HINT = 'You need USAGE on it.';
     END IF;
-    EXECUTE format('GRANT INSERT ON %I.%I TO %I', table_schema, table_name, session_user);
-    UPDATE kwdbml.attempt t
-    SET result_table = jsonb_build_object('schema', table_schema, 'name', table_name, 'new', rel IS NULL)
-    WHERE t.job_id = job AND t.number = a.number;
+    table_schema := 'kwdbml';
+    table_name := kwdbml._result_name(held);
+    EXECUTE format('CREATE %s TABLE kwdbml.%I (%s)', CASE WHEN exists_already THEN 'UNLOGGED' ELSE '' END, table_name,
+                   (SELECT string_agg(format('%I %s', c ->> 'name', c ->> 'type'), ', ' ORDER BY n)
+                    FROM jsonb_array_elements(columns) WITH ORDINALITY AS x(c, n)));
+    EXECUTE format('GRANT INSERT ON kwdbml.%I TO %I', table_name, session_user);
 END
 $$;
-COMMENT ON FUNCTION kwdbml.worker_result_open(uuid, uuid) IS 'for workers: opens the result table of a job';
+COMMENT ON FUNCTION kwdbml.worker_result_open(uuid, uuid) IS 'for workers: makes the table that takes a job''s rows';
 
--- Contract: the worker's INSERT right ends, a new table becomes the creator's.
-CREATE FUNCTION kwdbml._result_close(j kwdbml.job, opened jsonb) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION kwdbml._result_name(held uuid) RETURNS text LANGUAGE sql IMMUTABLE
+RETURN '_result_' || pg_catalog.replace(held::text, '-', '');
+COMMENT ON FUNCTION kwdbml._result_name(uuid) IS 'the name of the table that takes a job''s rows until it lands';
+
+-- Contract: the rows go where they belong: the table moves to its schema and its owner when there is none of its name,
+-- else they are inserted into the one there is, locked against everything that could make the INSERT run somebody's code.
+CREATE FUNCTION kwdbml._result_close(j kwdbml.job, held uuid, target jsonb) RETURNS void LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    shown text := format('%I.%I', opened ->> 'schema', opened ->> 'name');
+    ours text := kwdbml._result_name(held);
+    home text := j.settings ->> 'result_schema';
+    object text := j.settings ->> 'result_name';
+    action text := j.settings ->> 'action_if_exists';
+    columns jsonb := kwdbml._result_columns(j.data_columns, target);
+    names text;
 BEGIN
-    IF opened IS NULL THEN
-        RAISE EXCEPTION 'the result table of job % was not opened', j.id USING ERRCODE = '55000';
+    IF kwdbml._check_result_table(home, object, columns, action, j.creator) IS NULL THEN
+        IF (SELECT c.relpersistence FROM pg_class c WHERE c.oid = to_regclass(format('kwdbml.%I', ours))) <> 'p' THEN
+            EXECUTE format('ALTER TABLE kwdbml.%I SET LOGGED', ours);  -- the table there was has vanished meanwhile
+        END IF;
+        EXECUTE format('REVOKE INSERT ON kwdbml.%I FROM %I', ours, session_user);
+        EXECUTE format('ALTER TABLE kwdbml.%I SET SCHEMA %I', ours, home);
+        EXECUTE format('ALTER TABLE %I.%I RENAME TO %I', home, ours, object);
+        EXECUTE format('ALTER TABLE %I.%I OWNER TO %I', home, object, j.creator);
+        RETURN;
     END IF;
-    EXECUTE format('REVOKE INSERT ON %s FROM %I', shown, session_user);
-    IF (opened ->> 'new')::boolean THEN
-        EXECUTE format('ALTER TABLE %s OWNER TO %I', shown, j.creator);
+    EXECUTE format('LOCK TABLE %I.%I IN SHARE ROW EXCLUSIVE MODE', home, object);
+    -- now that nobody can change it: is it still what was checked?
+    PERFORM kwdbml._check_result_table(home, object, columns, action, j.creator);
+    IF action = 'replace' THEN
+        EXECUTE format('DELETE FROM ONLY %I.%I', home, object);
     END IF;
+    SELECT string_agg(format('%I', c ->> 'name'), ', ' ORDER BY n) INTO names
+    FROM jsonb_array_elements(columns) WITH ORDINALITY AS x(c, n);
+    EXECUTE format('INSERT INTO %I.%I (%s) SELECT %s FROM kwdbml.%I', home, object, names, names, ours);
+    EXECUTE format('DROP TABLE kwdbml.%I', ours);
 END
 $$;
-COMMENT ON FUNCTION kwdbml._result_close(kwdbml.job, jsonb) IS 'gives the result table to whom it belongs';
-REVOKE ALL ON FUNCTION kwdbml._result_close(kwdbml.job, jsonb) FROM PUBLIC;
+COMMENT ON FUNCTION kwdbml._result_close(kwdbml.job, uuid, jsonb) IS 'puts a job''s rows where they belong';
+REVOKE ALL ON FUNCTION kwdbml._result_close(kwdbml.job, uuid, jsonb) FROM PUBLIC;
 
 -- -------- sql/functions/worker/worker_spec.sql
 -- Contract: what a worker needs to know of a job, all checked again as it stands now, because no request column is
@@ -1823,7 +1843,9 @@ BEGIN
     ELSIF j.type = 'TRAIN' THEN
         RAISE EXCEPTION 'a TRAIN job needs a training pipeline' USING ERRCODE = '22023', HINT = 'Use kwdbml.train_model.';
     END IF;
-    IF j.type <> 'TRAIN' THEN
+    IF j.type = 'TRAIN' THEN
+        PERFORM kwdbml._check_model_name(j.model_name, j.creator);
+    ELSE
         wanted := CASE j.type WHEN 'EVALUATE' THEN 'EVALUATE' ELSE 'PREDICT' END;
         SELECT * INTO v FROM kwdbml.model_version b WHERE b.id = j.model_version_id;
         SELECT * INTO m FROM kwdbml.model b WHERE b.id = v.model_id;
@@ -1846,6 +1868,24 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION kwdbml.worker_spec(uuid, uuid) IS 'for workers: what to run, checked again';
+
+-- Contract: 22023, 3F000 or 42501 unless the name is one that kwdbml._name could have answered to this role.
+CREATE FUNCTION kwdbml._check_model_name(model_name text, who name) RETURNS void LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    parts text[] := regexp_match(model_name, '^(.+)\.([^.]+)$');
+    home oid := to_regnamespace(quote_ident(parts[1]));
+BEGIN
+    IF parts IS NULL OR octet_length(parts[2]) > 63 THEN
+        RAISE EXCEPTION 'invalid model name "%"', model_name USING ERRCODE = '22023', HINT = 'Use kwdbml.train_model.';
+    ELSIF home IS NULL THEN
+        RAISE EXCEPTION 'schema "%" does not exist', parts[1] USING ERRCODE = '3F000', HINT = 'It was dropped after the call.';
+    ELSIF NOT has_schema_privilege(who, home, 'USAGE') THEN
+        RAISE EXCEPTION 'permission denied for schema %', parts[1] USING ERRCODE = '42501', HINT = 'USAGE was revoked after the call.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION kwdbml._check_model_name(text, name) IS 'whether a role may make a model of this name';
 
 -- Contract: 42704 unless the role that submitted is still the one of this name.
 CREATE FUNCTION kwdbml._check_creator(creator name, creator_oid oid) RETURNS void LANGUAGE plpgsql STABLE

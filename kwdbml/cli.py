@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,12 +30,17 @@ def _say(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def _fail(error: KwdbmlError) -> typer.Exit:
-    _say(f"error: {error.message}")
-    for name, text in (("detail", error.detail), ("hint", error.hint)):
-        if text:
-            _say(f"{name}: {text}")
-    return typer.Exit(1)
+@contextmanager
+def _failing() -> Iterator[None]:
+    """An error of ours is told, with its cure, and the exit code is 1."""
+    try:
+        yield
+    except KwdbmlError as error:
+        _say(f"error: {error.message}")
+        for name, text in (("detail", error.detail), ("hint", error.hint)):
+            if text:
+                _say(f"{name}: {text}")
+        raise typer.Exit(1) from None
 
 
 @app.command()
@@ -44,10 +51,8 @@ def up(
     """Start the embedded PostgreSQL and a worker; the last line printed is the superuser's DSN."""
     from kwdbml import embedded
 
-    try:
+    with _failing():
         started = embedded.up(data_dir, port, say=_say)
-    except KwdbmlError as error:
-        raise _fail(error) from None
     typer.echo(started.dsn)
 
 
@@ -56,7 +61,8 @@ def status(data_dir: DataDir = None) -> None:
     """Say what runs; exit code 3 when server or worker do not."""
     from kwdbml import embedded
 
-    found = embedded.status(data_dir)
+    with _failing():
+        found = embedded.status(data_dir)
     typer.echo(f"data directory  {found.data_dir}" + ("" if found.exists else " (not made yet)"))
     typer.echo(
         f"server          {f'running, pid {found.server_pid}, port {found.port}' if found.server_pid else 'stopped'}"
@@ -72,7 +78,8 @@ def down(data_dir: DataDir = None) -> None:
     """Stop the worker (what it runs is finished first, for half a minute) and the embedded server."""
     from kwdbml import embedded
 
-    stopped = embedded.down(data_dir)
+    with _failing():
+        stopped = embedded.down(data_dir)
     for what, ran in (("worker", stopped.worker_ran), ("server", stopped.server_ran)):
         typer.echo(f"{what}: {'stopped' if ran else 'was not running'}")
 
@@ -97,10 +104,8 @@ def worker(
         "unsafe_no_sandbox": unsafe_no_sandbox or None, "allow_superuser": allow_superuser or None,
     }  # fmt: skip
     _configure_log()
-    try:
+    with _failing():
         asyncio.run(_work({k: v for k, v in given.items() if v is not None}))
-    except KwdbmlError as error:
-        raise _fail(error) from None
 
 
 async def _work(given: dict[str, Any]) -> None:
@@ -156,9 +161,7 @@ def install(
     """Put control file, SQL and server-side Python where the server finds them."""
     from kwdbml import extension
 
-    try:
+    with _failing():
         done = extension.install(pg_config)
-    except KwdbmlError as error:
-        raise _fail(error) from None
     typer.echo(f"{'installed' if done.changed else 'already there'}: {done.control}, {done.python}")
     typer.echo("next, as a superuser: CREATE EXTENSION kwdbml CASCADE;")

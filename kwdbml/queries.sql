@@ -8,7 +8,7 @@ FROM kwdbml.worker_claim(%(worker)s, %(engines)s, %(lease)s)
 SELECT token, status FROM kwdbml.worker_heartbeat(%(tokens)s, %(lease)s)
 
 -- name: update
-SELECT kwdbml.worker_update(%(job)s, %(token)s, %(phase)s, %(step)s, %(progress)s, %(handle)s)
+SELECT kwdbml.worker_update(%(job)s, %(token)s, %(phase)s, %(step)s, %(progress)s::pg_catalog.float4, %(handle)s)
 
 -- name: log
 SELECT kwdbml.worker_log(%(job)s, %(token)s, %(lines)s, %(cut_from)s, %(cut_to)s)

@@ -63,6 +63,11 @@ class Place:
         return self.base / "worker.log"
 
     @property
+    def worker_code(self) -> Path:
+        """Which code the worker was started with."""
+        return self.base / "worker.code"
+
+    @property
     def worker_pid(self) -> Path:
         return self.base / "worker.pid"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import select
 import signal
@@ -14,11 +15,21 @@ from kwdbml.embedded.place import Place
 from kwdbml.embedded.process import Process, spawn
 from kwdbml.embedded.server import HOST, tail
 from kwdbml.errors import WrongState
+from kwdbml.extension import PACKAGE
 from kwdbml.readiness import READY, VARIABLE
 
 #: The caller's variables that the worker keeps; the rest is not its business.
 _KEPT = ("PATH", "PYTHONPATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_CACHE_HOME", "SSL_CERT_FILE")
 _KEPT_PREFIXES = ("KWDBML_", "UV_", "PIP_", "OMP_")
+
+
+def code() -> str:
+    """Changes with the package: a worker of older code does not go on beside a newer extension."""
+    digest = hashlib.sha256()
+    for file in sorted(PACKAGE.rglob("*.py")):
+        status = file.stat()
+        digest.update(f"{file.relative_to(PACKAGE)} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +47,20 @@ class Worker:
         return kept | {"PGPASSFILE": str(self.place.passfile)}
 
     def running(self) -> Process | None:
-        """The worker of this port, if it lives."""
+        """The worker of this port and this code, if it lives."""
         process = Process.load(self.place.worker_pid)
         if process is None or self.command[-1] not in process.command():
             return None
-        return process
+        known = self.place.worker_code
+        return process if known.exists() and known.read_text(encoding="ascii") == code() else None
 
     def start(self, password: str, timeout: float = 120.0) -> Process:
         """Start the worker unless it runs, and wait until it says that it is ready."""
         found = self.running()
         if found is not None:
             return found
-        stop(self.place, drain=30.0)  # one that runs for another port
+        stop(self.place, drain=30.0)  # one of another port, or of older code
+        self.place.worker_code.write_text(code(), encoding="ascii")
         self._write_passfile(password)
         receive, send = os.pipe()
         try:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 
-#: Files that hold the limit, per version; the second of version 1 counts swap too, and exists only with swap accounting.
+from kwdbml.engines import procs
+
+#: Files that hold the limit, per version; the second of version 1 counts swap too, and is there with swap accounting.
 _LIMITS = {1: ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"), 2: ("memory.max",)}
 _OOM = {1: "memory.oom_control", 2: "memory.events"}
 
@@ -62,9 +65,16 @@ class Cgroup:
             return []
 
     def remove(self) -> None:
-        """Delete the group when it is empty; no error when it is gone or a zombie still sits in it."""
-        with contextlib.suppress(OSError):
-            os.rmdir(self.path)
+        """Delete the group. No error when it is gone; one that stays busy is left for ``sweep``."""
+        for _ in range(50):
+            try:
+                os.rmdir(self.path)
+            except FileNotFoundError:
+                return
+            except OSError:  # the kernel takes its time to let go of members that have been reaped
+                time.sleep(0.002)
+            else:
+                return
 
     def _write(self, name: str, value: str) -> None:
         fd = os.open(os.path.join(self.path, name), os.O_WRONLY | os.O_CLOEXEC)
@@ -110,6 +120,20 @@ def find_base() -> tuple[int, str] | None:
         if usable(version, base):
             return version, base
     return None
+
+
+def run_group(version: int, base: str) -> Cgroup:
+    """The group of the run that this process supervises; its name says whose it is."""
+    return Cgroup(version, os.path.join(base, f"kwdbml-{os.getpid()}-{procs.start_time(os.getpid())}"))
+
+
+def sweep(version: int, base: str) -> None:
+    """Delete groups whose supervisor is gone."""
+    for name in os.listdir(base):
+        parts = name.split("-")
+        if len(parts) == 3 and parts[0] == "kwdbml" and parts[1].isdigit() and parts[2].isdigit():
+            if not procs.alive(int(parts[1]), int(parts[2])):
+                Cgroup(version, os.path.join(base, name)).remove()
 
 
 def usable(version: int, base: str) -> bool:

@@ -19,6 +19,7 @@ answer something else (LOST, UNKNOWN), ``world.hold_cancels`` makes a cancel tak
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import secrets
 import shutil
@@ -46,7 +47,7 @@ class FakeJob:
     run: Run
     workspace: Workspace
     lines: list[LogLine] = field(default_factory=list)
-    status: RunStatus = RunStatus(RunState.RUNNING)
+    status: RunStatus = field(default_factory=lambda: RunStatus(RunState.RUNNING))
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
     canceled: bool = False
@@ -158,7 +159,7 @@ class FakeEngine:
     async def close(self) -> None:
         """Runs live on, as tasks of the test's event loop."""
 
-    async def open(self, run: Run) -> Workspace:
+    async def open(self, run: Run) -> Workspace:  # noqa: ARG002 - the protocol's
         if self.world.refuse is not None:
             raise self.world.refuse
         path = self.world.root / secrets.token_hex(8)
@@ -207,10 +208,8 @@ class FakeEngine:
     async def wait(self, handle: Handle, timeout: float) -> RunStatus:
         job = self._job(handle)
         if job is not None and not (await self.poll(handle)).ended:
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(job.changed.wait(), timeout)
-            except TimeoutError:
-                pass
             if not job.status.ended:
                 job.changed.clear()
         return await self.poll(handle)

@@ -54,8 +54,8 @@ class Following:
             self._loop.add_reader(self._pidfd, self._exited)
 
     def _exited(self) -> None:
-        assert self._pidfd is not None
-        self._loop.remove_reader(self._pidfd)
+        if self._pidfd is not None:
+            self._loop.remove_reader(self._pidfd)
         with contextlib.suppress(ChildProcessError):  # ours all the same when an earlier engine of this process made it
             os.waitpid(int(self.handle["pid"]), os.WNOHANG)
         self.gone.set()

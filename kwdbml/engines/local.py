@@ -96,6 +96,8 @@ class LocalEngine:
 
     async def _add_pool(self, boxed: bool, box: sandbox.Sandbox) -> None:
         group = await asyncio.to_thread(cgroups.find_base) if self._use_cgroups else None
+        if group is not None:
+            await asyncio.to_thread(cgroups.sweep, *group)
         starter = Starter(
             box, self._records.workspaces, self._command, self._threads(None), self._disk, group, tick=0.1
         )
@@ -178,7 +180,7 @@ class LocalEngine:
         del self._opened[workspace.slot]
         self._launching.pop(run.name, None)
         self._pools[boxed].mended()
-        self._runs[run.name] = Following(handle, process.workspace / "ctl", self._run_ended, slot=slot, cpus=cpus)
+        self._runs[run.name] = Following(handle, process.workspace / "ctl", self._refill, slot=slot, cpus=cpus)
         return handle
 
     def _record(self, name: str, slot: Slot) -> Handle:
@@ -214,9 +216,6 @@ class LocalEngine:
         # Another worker chooses too and does not see our runs: chance keeps both from starting with the first core.
         return sorted(sorted(self._cores, key=lambda cpu: (load[cpu], random.random()))[:count])
 
-    def _run_ended(self) -> None:
-        self._refill()
-
     async def find(self, run_name: str) -> Handle | None:
         return await asyncio.to_thread(self._records.find, run_name)
 
@@ -231,7 +230,8 @@ class LocalEngine:
             return following
         if not self._records.mine(handle):
             return None
-        following = Following(handle, self._records.workspace(handle) / "ctl", self._run_ended, here=self._records.here(handle))
+        control = self._records.workspace(handle) / "ctl"
+        following = Following(handle, control, self._refill, here=self._records.here(handle))
         self._runs[name] = following
         return following
 

@@ -15,18 +15,17 @@ from kwdbml.errors import EngineError
 
 
 def open_output(outputs: Path, relative: str, *, limit: int) -> BinaryIO:
-    """The plain file ``outputs/relative``, open for reading; links on the way, devices and more than ``limit`` bytes
-    are refused.
+    """The plain file ``outputs/relative``, open for reading. Close it.
 
-    FileNotFoundError when it is not there; EngineError, not retryable, when it is something that a step has no reason
-    to make. Close it.
+    Links on the way, devices and more than ``limit`` bytes are refused. FileNotFoundError when it is not there;
+    EngineError, not retryable, when it is something that a step has no reason to make.
     """
     try:
         fd = open_beneath(os.fspath(outputs), relative, limit)
     except FileNotFoundError:
         raise
     except ValueError as error:
-        raise EngineError(f"the job's output {error}", hint="write results as ordinary files within the limit") from None
+        raise EngineError(f"the job's output {error}", hint="write ordinary files within the limit") from None
     except OSError as error:
         raise EngineError(
             f"the job's output “{relative}” cannot be opened: {error.strerror}",

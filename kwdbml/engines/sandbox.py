@@ -2,8 +2,8 @@
 
 Three ways, best first (``Sandbox.detect``):
 
-* **root**: bubblewrap as real root, without a user namespace, so that it can bind what lies below /root; inside, setpriv
-  gives up every capability and becomes a user number that nobody else has, another one for each run.
+* **root**: bubblewrap as real root, without a user namespace, so that it can bind what lies below /root; inside,
+  setpriv gives up every capability and becomes a user number that nobody else has, another one for each run.
 * **user**: bubblewrap with a user namespace, for an ordinary user; no further ones can be made inside.
 * **plain**: no sandbox, an ordinary process with an empty environment, under root as a user of its own where it can
   reach the runtime. For code that ships with kwdbml, or when the operator says so (``--unsafe-no-sandbox``).
@@ -23,6 +23,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import kwdbml
 from kwdbml.engines import seccomp
@@ -40,9 +41,9 @@ _SHARED_MEMORY = 256 << 20  # bytes of /dev/shm
 _MOST_PROCESSES = 1024  # processes and threads of one run
 
 _CURE_NAMESPACES = (
-    "allow unprivileged user namespaces: on Ubuntu 24.04 and later give bwrap an AppArmor profile with “userns,” or run "
-    "sysctl kernel.apparmor_restrict_unprivileged_userns=0; elsewhere sysctl kernel.unprivileged_userns_clone=1 and "
-    "user.max_user_namespaces above 0; in a container start it with --security-opt seccomp=unconfined. "
+    "allow unprivileged user namespaces: on Ubuntu 24.04 and later give bwrap an AppArmor profile with “userns,” or "
+    "run sysctl kernel.apparmor_restrict_unprivileged_userns=0; elsewhere sysctl kernel.unprivileged_userns_clone=1 "
+    "and user.max_user_namespaces above 0; in a container start it with --security-opt seccomp=unconfined. "
     "Or start the worker with --unsafe-no-sandbox if you trust everyone who may upload code"
 )
 
@@ -80,7 +81,7 @@ class Sandbox:
         disk: int,
         cgroup: tuple[int, str] | None = None,
         tick: float = 0.1,
-    ) -> dict[str, object]:
+    ) -> dict[str, Any]:
         """What the supervisor is told to start (JSON): ``command`` in this sandbox, on this workspace."""
         inside = self.inside or str(workspace)
         wrapped = _bounded(command, uid=uid, disk=disk, processes=self.kind != "plain" or uid is not None)
@@ -252,7 +253,9 @@ def detect(*, extra: Sequence[Path] = ()) -> Sandbox:
         )
     problem = _try(sandbox)
     if problem:
-        raise EngineError("there is no sandbox for uploaded code: bubblewrap fails here", detail=problem, hint=_CURE_NAMESPACES)
+        raise EngineError(
+            "there is no sandbox for uploaded code: bubblewrap fails here", detail=problem, hint=_CURE_NAMESPACES
+        )
     return sandbox
 
 
@@ -280,14 +283,13 @@ def make_workspace(path: Path, uid: int | None) -> None:
 def _try(sandbox: Sandbox) -> str:
     """Start Python inside, as a run would be. Returns what goes wrong, '' when nothing does."""
     with tempfile.TemporaryDirectory(prefix="kwdbml-") as directory:
-        os.chmod(directory, 0o711)
+        os.chmod(directory, 0o711)  # noqa: S103 - the job's user passes through, and sees nothing
         workspace, uid = Path(directory) / "ws", sandbox.choose_uid()
         make_workspace(workspace, uid)
         write_accounts(workspace, uid)
         setup = sandbox.setup(workspace, [sys.executable, "-I", "-c", "import json"], uid=uid, threads=1, disk=1 << 20)
         command, bwrap = setup["command"], setup["bwrap"]
-        assert isinstance(command, list)
-        if isinstance(bwrap, list):
+        if bwrap is not None:
             command = [*bwrap, "--", *command]
         env = environment(sandbox.inside or str(workspace), 1)
         try:

@@ -1,4 +1,4 @@
-"""The system calls a step has no business with, as a classic BPF program that bubblewrap loads before it starts the step.
+"""The system calls a step has no business with, as a classic BPF program that bubblewrap loads before the step starts.
 
 Namespaces hide what a job must not reach; this closes what they leave open: new user namespaces (where an unprivileged
 job would be root towards most of the kernel), kernel keyrings, BPF, performance counters, io_uring (it makes sockets

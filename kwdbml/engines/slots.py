@@ -42,7 +42,13 @@ class Starter:
         try:
             sandbox.write_accounts(workspace, uid)
             setup = self.box.setup(
-                workspace, self.command, uid=uid, threads=self.threads, disk=self.disk, cgroup=self.cgroup, tick=self.tick
+                workspace,
+                self.command,
+                uid=uid,
+                threads=self.threads,
+                disk=self.disk,
+                cgroup=self.cgroup,
+                tick=self.tick,
             )
             return _spawn(workspace, json.dumps(setup).encode() + b"\n")
         except BaseException:

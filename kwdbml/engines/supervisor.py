@@ -26,12 +26,13 @@ import select
 import signal
 import sys
 import time
+from typing import Any
 
 if __name__ == "__main__":  # started as a file by ``python -I -S``: nothing of ours is on the path yet
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from kwdbml.engines import launcher, procs
-from kwdbml.engines.cgroups import Cgroup
+from kwdbml.engines.cgroups import Cgroup, run_group
 from kwdbml.engines.joblog import LogWriter
 from kwdbml.engines.trees import remove_tree
 from kwdbml.engines.watch import Group, Limits, Watch
@@ -45,13 +46,12 @@ _PROGRESS_EVERY = 0.1  # seconds between two writes of progress.json at most
 class Supervisor:
     """``setup``: what to start, as ``sandbox.Plan.setup`` makes it."""
 
-    def __init__(self, setup: dict[str, object], rest: bytes) -> None:
+    def __init__(self, setup: dict[str, Any], rest: bytes) -> None:
         self._workspace = str(setup["workspace"])
         self._ctl = os.path.join(self._workspace, "ctl")
-        self._tick = float(str(setup.get("tick", 0.1)))
+        self._tick = float(setup["tick"])
         self._log = LogWriter(self._ctl)
         self._poller = select.poll()
-        self._handlers: dict[int, object] = {}
         self._commands = rest
         self._control = b""
         self._info = b""
@@ -65,21 +65,19 @@ class Supervisor:
         self._exit: int | None = None
         self._killed: tuple[str, str] | None = None
         self._watch: Watch | None = None
-        self._most_processes = int(str(setup.get("most_processes", 1024)))
-        cgroup = _make_cgroup(setup.get("cgroup"), self._most_processes)
-        uid, bwrap, seccomp = setup.get("uid"), setup.get("bwrap"), setup.get("seccomp")
+        self._most_processes = int(setup["most_processes"])
+        cgroup = _make_cgroup(setup["cgroup"], self._most_processes)
+        uid, bwrap, seccomp = setup["uid"], setup["bwrap"], setup["seccomp"]
         launcher.adopt_orphans()
-        command, env = setup["command"], setup["env"]
-        assert isinstance(command, list) and isinstance(env, dict)
         self._child = launcher.start(
-            command,
-            env,
-            bwrap=bwrap if isinstance(bwrap, list) else None,
-            seccomp=bytes.fromhex(seccomp) if isinstance(seccomp, str) else None,
+            setup["command"],
+            setup["env"],
+            bwrap=bwrap,
+            seccomp=None if seccomp is None else bytes.fromhex(seccomp),
             cgroup=cgroup,
             directory=None if bwrap is not None else os.path.join(self._workspace, "out", "tmp"),
         )
-        self._group = Group(cgroup, int(uid) if isinstance(uid, int) else None)
+        self._group = Group(cgroup, uid)
 
     # -- the loop ------------------------------------------------------------------------------------------------
 
@@ -98,7 +96,7 @@ class Supervisor:
                 self._handle(fd, wakeup)
             if self._watch is not None and self._killed is None and self._exit is None:
                 tick += 1
-                self._look(tick)
+                self._look(self._watch, tick)
         self._end(wakeup)
 
     def _gone(self) -> bool:
@@ -149,10 +147,8 @@ class Supervisor:
         if newline and self._watch is None:
             self._go(json.loads(line))
 
-    def _go(self, go: dict[str, object]) -> None:
+    def _go(self, go: dict[str, Any]) -> None:
         """Start the run. From the marker on it has been launched, whatever happens next."""
-        limits = go["limits"]
-        assert isinstance(limits, dict)
         self._started = time.time()
         init = self._group.init or self._child.pid
         procs.write_atomically(
@@ -161,7 +157,7 @@ class Supervisor:
             {"at": self._started, "pid": init, "start": procs.start_time(init)},
             durable=False,
         )
-        bounds = Limits(limits)
+        bounds = Limits(go["limits"])
         if bounds.ttl is not None:
             self._deadline = time.monotonic() + bounds.ttl
         self._watch = Watch(self._group, bounds, os.path.join(self._workspace, "out"), self._most_processes)
@@ -219,16 +215,15 @@ class Supervisor:
         self._progress_at = time.monotonic()
         procs.write_atomically(os.path.join(self._ctl, "progress.json"), self._progress, durable=False)
 
-    def _look(self, tick: int) -> None:
-        assert self._watch is not None
+    def _look(self, watch: Watch, tick: int) -> None:
         self._bury()
         if self._deadline is not None and time.monotonic() >= self._deadline:
             self._kill("DeadlineExceeded", "The job ran longer than its ttl allows.")
-        elif problem := self._watch.memory():
+        elif problem := watch.memory():
             self._kill("OOMKilled", problem)
         elif tick % _SLOW_EVERY == 0:
-            self._watch.pin()
-            if problem := self._watch.disk():
+            watch.pin()
+            if problem := watch.disk():
                 self._kill("Evicted", problem)
 
     def _kill(self, reason: str, message: str) -> None:
@@ -279,12 +274,12 @@ class Supervisor:
             os.waitpid(ended.si_pid, 0)
 
     def _status(self) -> dict[str, object]:
-        assert self._exit is not None
+        code = 0 if self._exit is None else self._exit
         # Bubblewrap says 128 + n of a step that signal n ended, as a shell does.
-        number = -self._exit if self._exit < 0 else self._exit - 128 if 128 < self._exit <= 192 else 0
+        number = -code if code < 0 else code - 128 if 128 < code <= 192 else 0
         reason, message = self._killed or ("", "")
         return {
-            "exit_code": self._exit if self._exit >= 0 else 128 - self._exit,
+            "exit_code": code if code >= 0 else 128 - code,
             "signal": number or None,
             "reason": reason,
             "message": message,
@@ -293,10 +288,10 @@ class Supervisor:
         }
 
 
-def _make_cgroup(base: object, most_processes: int) -> Cgroup | None:
-    if not isinstance(base, list):
+def _make_cgroup(base: list[Any] | None, most_processes: int) -> Cgroup | None:
+    if base is None:
         return None
-    group = Cgroup(int(base[0]), f"{base[1]}/kwdbml-{os.getpid()}-{procs.start_time(os.getpid())}")
+    group = run_group(int(base[0]), str(base[1]))
     group.create(most_processes)
     return group
 

@@ -72,6 +72,13 @@ def parse_json(value: Any, what: str) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
-    except ValueError as error:
+        parsed = json.loads(value, parse_constant=_no_constant)
+        json.dumps(parsed, ensure_ascii=False).encode()  # an escaped half of a character has no bytes
+        return parsed
+    except (ValueError, RecursionError) as error:
         raise InvalidParameter(f"{what} is not JSON: {error}", hint='For example {"queue": "night"}.') from None
+
+
+def _no_constant(name: str) -> Any:
+    """Python reads NaN and Infinity, which are no JSON and would not go into a jsonb column."""
+    raise ValueError(f"{name} is no JSON value")

@@ -48,13 +48,15 @@ def import_training_pipeline(
 
 def create_training_pipeline(
     plpy: Any, name: str, algorithm: str, target: str, train_data: str, problem_type: str | None,
-    features: list[str] | None, hyperparameters: str | None, description: str | None,
+    features: list[str] | None, hyperparameters: Any, description: str | None,
 ) -> str:  # fmt: skip
     """Store a pipeline of built-in code, its columns read off the data as the caller; the name."""
     from kwdbml.frameworks.algorithms import ALGORITHMS, validate_hyperparameters
 
     schema, obj = names.resolve(plpy, "training pipeline", name)
-    if algorithm is None or algorithm.lower() not in ALGORITHMS:
+    if algorithm is None:
+        raise NullNotAllowed("algorithm is NULL", hint="Algorithms: " + ", ".join(ALGORITHMS) + ".")
+    if algorithm.lower() not in ALGORITHMS:
         raise InvalidParameter(f'unknown algorithm "{algorithm}"', hint="Algorithms: " + ", ".join(ALGORITHMS) + ".")
     spec = ALGORITHMS[algorithm.lower()]
     if target is None:
@@ -82,7 +84,7 @@ def create_training_pipeline(
         "runtime": "builtin",
         "algorithm": algorithm.lower(),
         "hyperparameters": validate_hyperparameters(
-            algorithm.lower(), kind, parse_json(hyperparameters or "{}", "hyperparameters")
+            algorithm.lower(), kind, _object(hyperparameters, "hyperparameters")
         ),
     }
     declared["content_hash"] = _content_hash(declared, {})
@@ -106,18 +108,28 @@ def algorithms(_plpy: Any) -> list[dict[str, Any]]:
     ]
 
 
+def _object(value: Any, argument: str) -> dict[str, Any]:
+    parsed = {} if value is None else parse_json(value, argument)
+    if not isinstance(parsed, dict):
+        raise InvalidParameter(f"{argument} is not an object: {json.dumps(parsed)}", hint='For example {"max_depth": 3}.')
+    return parsed
+
+
 def _problem_type(value: str | None) -> str:
-    found = PROBLEM_TYPES.get(str(value).strip().lower())
+    hint = "R or Regression, B or Binary_Classification, M or Multi_Classification."
+    if value is None:
+        raise NullNotAllowed("problem_type is NULL", hint=hint)
+    found = PROBLEM_TYPES.get(value.strip().lower())
     if found is None:
-        raise InvalidParameter(
-            f'unknown problem type "{value}"',
-            hint="R or Regression, B or Binary_Classification, M or Multi_Classification.",
-        )
+        raise InvalidParameter(f'unknown problem type "{value}"', hint=hint)
     return found
 
 
 def _runtime(plpy: Any, framework: str | None, runtime: str | None) -> dict[str, str]:
     """The declared pair, normalised; 22023 with the list of the deployment's pairs when it has no such one."""
+    for argument, value in (("framework", framework), ("runtime", runtime)):
+        if value is None:
+            raise NullNotAllowed(f"{argument} is NULL", hint="For example sklearn_1.3 and python_3.8.")
     name = str(framework).strip().lower().replace("scikit-learn", "sklearn")
     python = str(runtime).strip().lower()
     if not query(plpy, "runtime", name, python):
@@ -172,6 +184,8 @@ def _wanted_features(features: list[str] | None, target: str, columns: dict[str,
         wanted = [c for c in columns if c != target]
     else:
         wanted = features
+        if None in features:
+            raise NullNotAllowed("features holds a NULL", hint="Name columns of train_data.")
         for f in features:
             if f not in columns or f == target:
                 what = "the target" if f == target else "no column of train_data"

@@ -35,7 +35,7 @@ class Bundle:
         self._paths = [str(path) for path in (root / folder, *libraries) if path.is_dir()]
         self._modules: dict[str, ModuleType] = {}
         self._scripts: dict[str, ModuleType] = {}
-        self._depth = 0
+        self._is_active = False
 
     @classmethod
     def unpack(cls, zip_file: Path, root: Path, what: str, folder: str) -> Bundle:
@@ -73,13 +73,14 @@ class Bundle:
     @contextmanager
     def active(self) -> Iterator[None]:
         """The bundle's directories are on the path, its modules loaded, its ``sys.exit`` an error."""
-        self._depth += 1
-        shadowed: dict[str, ModuleType] = {}
-        if self._depth == 1:
-            sys.path[:0] = self._paths
-            shadowed = {name: sys.modules[name] for name in self._modules if name in sys.modules}
-            sys.modules.update(self._modules)
-            importlib.invalidate_caches()
+        if self._is_active:
+            yield
+            return
+        before = dict(sys.modules)
+        sys.modules.update(self._modules)
+        sys.path[:0] = self._paths
+        importlib.invalidate_caches()
+        self._is_active = True
         try:
             yield
         except SystemExit as error:
@@ -87,27 +88,27 @@ class Bundle:
             place = script_of(error, self.roots) or self.what
             raise CalledExit(f"{place} called sys.exit({code})").with_traceback(error.__traceback__) from None
         finally:
-            self._depth -= 1
-            if self._depth == 0:
-                self._leave()
-                sys.modules.update(shadowed)
+            self._is_active = False
+            self._leave(before)
 
-    def _leave(self) -> None:
+    def _leave(self, before: dict[str, ModuleType]) -> None:
+        """Take our modules and paths away, and give other modules of these names their place back."""
         for path in self._paths:
             if path in sys.path:
                 sys.path.remove(path)
-        self._modules = {name: m for name, m in list(sys.modules.items()) if self._owns(m)}
+        new = [(name, module) for name, module in sys.modules.items() if before.get(name) is not module]
+        self._modules = {name: module for name, module in new if self._owns(module)}
         for name in self._modules:
             del sys.modules[name]
+            if name in before:
+                sys.modules[name] = before[name]
 
     def _owns(self, module: ModuleType) -> bool:
         """Modules of this bundle's files; what a wheel with compiled code brought stays, it cannot be loaded twice."""
         places = [getattr(module, "__file__", None), *getattr(module, "__path__", [])]
-        wheels = self._libraries / "wheels"
-        for place in places:
-            if isinstance(place, str) and any(Path(place).is_relative_to(root) for root in self.roots):
-                return not Path(place).is_relative_to(wheels)
-        return False
+        ours = tuple(f"{root}/" for root in self.roots)
+        wheels = f"{self._libraries}/wheels/"
+        return any(str(place).startswith(ours) and not str(place).startswith(wheels) for place in places if place)
 
     def script(self, path: str) -> ModuleType:
         """The script as a module under its own name (a pickled class of train.py is ``train.NAME``), loaded once."""

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,9 @@ def _first_steps() -> None:
     import pandas as pd
     import pyarrow as pa
 
+    from kwdbml.frameworks import builtin
+    from kwdbml.frameworks.algorithms import validate_hyperparameters
+    from kwdbml.model import ProblemType
     from kwdbml.steps import data, holdout
     from kwdbml.steps.spec import Column
 
@@ -92,6 +96,12 @@ def _first_steps() -> None:
     columns = [Column("text", "STRING", "c0"), Column("number", "FLOAT", "c1")]
     frame = data.rows_of(table, columns).frame
     frame["label"] = np.array([True, False, True, False])
-    holdout.by_hash(frame, frame["label"].to_numpy(), 0)
+    split = holdout.by_hash(frame, frame["label"].to_numpy(), 0)
     holdout.last_fifth(frame)
-    pd.isna(frame["text"].to_numpy())
+    features, labels = split.train[["text", "number"]], split.train["label"].to_numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # four rows are few; that is no line of the job's log
+        for algorithm, small in (("logistic_regression", {"max_iter": 5}), ("hist_gradient_boosting", {"max_iter": 1})):
+            parameters = validate_hyperparameters(algorithm, "b", small)
+            model = builtin.fit(algorithm, ProblemType.BINARY, features, labels, parameters, threads=1, seed=0)
+            model.predict_proba(features)

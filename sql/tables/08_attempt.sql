@@ -13,7 +13,6 @@ CREATE TABLE kwdbml.attempt (
     engine text NOT NULL,
     run_name text NOT NULL,
     handle jsonb,
-    result_table jsonb,  -- {schema, name, new} while the final transaction has it open
     started timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     updated timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     ended timestamptz,

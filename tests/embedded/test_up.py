@@ -110,6 +110,15 @@ def test_a_killed_worker_is_replaced_and_the_server_kept(data_dir: Path) -> None
     alive(again.worker_pid)
 
 
+def test_a_worker_of_older_code_is_replaced(data_dir: Path) -> None:
+    first = embedded.up(data_dir)
+    (data_dir / "worker.code").write_text("older", encoding="ascii")
+    again = embedded.up(data_dir)
+    assert again.worker_pid != first.worker_pid
+    assert Process.of(first.worker_pid or 0) is None
+    alive(again.worker_pid)
+
+
 def test_a_killed_server_comes_back_with_a_worker(data_dir: Path) -> None:
     first = embedded.up(data_dir)
     alive(first.server_pid).stop([(signal.SIGKILL, 10.0)])

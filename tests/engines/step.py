@@ -215,7 +215,7 @@ _ATTACKS: dict[str, Any] = {
     "read": lambda path: Path(path).read_text(),
     "write": lambda path: Path(path).write_text("attacked"),
     "list": _listing,
-    "remove": lambda path: os.unlink(path),
+    "remove": os.unlink,
     "signal": lambda pid: os.kill(pid, signal.SIGTERM),
     "connect": _connect,
     "socket": lambda family: socket.socket(family, socket.SOCK_STREAM).close(),

@@ -9,6 +9,7 @@ import contextlib
 import os
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,11 +58,19 @@ async def test_only_what_is_allowed_is_there(local: LocalEngine) -> None:
         local, attempts(("list", "/"), ("list", "/job"), ("read", "/etc/passwd"), ("list", "/etc"))
     )
     allowed = {"bin", "dev", "etc", "job", "lib", "lib32", "lib64", "libx32", "proc", "sbin", "sys", "tmp", "usr"}
-    runtime = {Path(path).parts[1] for path in (str(REPOSITORY), os.path.realpath(os.sys.prefix), os.sys.base_prefix)}  # type: ignore[attr-defined]
+    runtime = {Path(path).parts[1] for path in (str(REPOSITORY), sys.prefix, sys.base_prefix)}
     assert set(eval(top.removeprefix("done "))) <= allowed | runtime
     assert job == "done ['in', 'out']"
-    assert passwd.startswith("done job:x:") and passwd.count("\n") == 1
-    assert set(eval(etc.removeprefix("done "))) <= {"alternatives", "group", "hosts", "ld.so.cache", "localtime", "passwd"}
+    assert passwd.startswith("done job:x:")
+    assert passwd.count("\n") == 1
+    assert set(eval(etc.removeprefix("done "))) <= {
+        "alternatives",
+        "group",
+        "hosts",
+        "ld.so.cache",
+        "localtime",
+        "passwd",
+    }
 
 
 async def test_writing_outside(local: LocalEngine) -> None:
@@ -129,7 +138,8 @@ async def test_the_workers_environment(make_local: MakeLocal, monkeypatch: pytes
         [*attempts(("read", "/proc/self/environ"), ("read", "/proc/1/environ")), ["environment"]],
         env={"MINE": "twin"},
     )
-    assert own.startswith("done ") and "canary" not in own
+    assert own.startswith("done ")
+    assert "canary" not in own
     # As an ordinary user bubblewrap's own process has the same user and the same empty environment.
     assert pid1 == "PermissionError" if ROOT else "canary" not in pid1
     assert environment["MINE"] == "twin"
@@ -212,7 +222,7 @@ async def test_the_network_and_other_kinds_of_sockets(local: LocalEngine) -> Non
 
 
 async def test_other_processes(local: LocalEngine) -> None:
-    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as canary:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as canary:  # noqa: ASYNC220
         twin, *answers, seen = await results(
             local,
             [
@@ -224,7 +234,8 @@ async def test_other_processes(local: LocalEngine) -> None:
         canary.communicate()
     assert twin == -15
     assert answers == ["ProcessLookupError"] * 3
-    assert "pytest" not in seen and "supervisor" not in seen
+    assert "pytest" not in seen
+    assert "supervisor" not in seen
     assert 1 <= len(eval(seen.removeprefix("done "))) <= 3
 
 
@@ -243,10 +254,11 @@ async def test_it_has_no_rights_and_can_get_none(local: LocalEngine) -> None:
     assert {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
     assert 0 not in user
     if ROOT:
-        assert len(set(user)) == 1 and user[0] > 60_000
+        assert len(set(user)) == 1
+        assert user[0] > 60_000
     assert set(descriptors) - {"0", "1", "2", "3"} <= {"4"}, "the listing's own descriptor and no other"
     assert answers[0] == "PermissionError"
-    assert answers[1] == "PermissionError"
+    assert answers[1] in ("PermissionError", "OSError 22"), "22: there is no root in an ordinary user's namespace"
     assert answers[2] == "PermissionError"
     assert answers[3].startswith("done ")
 
@@ -277,7 +289,17 @@ async def test_outputs_are_opened_without_following_anything(local: LocalEngine,
     assert (await finish(local, handle)).state is RunState.SUCCEEDED
     outputs = local.workspace(handle).outputs
     assert read_output(outputs, "single", limit=4) == b"twin"
-    for name in ("link", "directory/shadow", "directory", "pipe", "plain", "long", "../ctl/started", "/etc/passwd", "tmp"):
+    for name in (
+        "link",
+        "directory/shadow",
+        "directory",
+        "pipe",
+        "plain",
+        "long",
+        "../ctl/started",
+        "/etc/passwd",
+        "tmp",
+    ):
         assert not has_output(outputs, name) or name == "long"
         with pytest.raises(EngineError):
             open_output(outputs, name, limit=10)
@@ -301,8 +323,8 @@ async def test_a_deep_and_locked_tree_is_deleted(local: LocalEngine) -> None:
 
 async def test_junk_on_the_control_pipe_is_ignored(local: LocalEngine) -> None:
     junk = [
-        "no json\n", "[1]\n", '{"event": "progress", "step": 7}\n', '{"event": "progress", "step": "a b"}\n', "\x00" * 70000,
-        '\n{"event": "started"}\n', '{"event": "progress", "step": "fine", "fraction": 7}\n',
+        "no json\n", "[1]\n", '{"event": "progress", "step": 7}\n', '{"event": "progress", "step": "a b"}\n',
+        "\x00" * 70000, '\n{"event": "started"}\n', '{"event": "progress", "step": "fine", "fraction": 7}\n',
     ]  # fmt: skip
     handle = await launch(local, [["control", text] for text in junk])
     status = await finish(local, handle)
@@ -316,7 +338,8 @@ async def test_without_a_sandbox_uploaded_code_is_refused(
     engine = await make_local()
     with pytest.raises(EngineError) as caught:
         await launch(engine, [])
-    assert "apt install bubblewrap" in caught.value.hint and not caught.value.retryable
+    assert "apt install bubblewrap" in caught.value.hint
+    assert not caught.value.retryable
     assert await results(engine, [["say", "ours"]], trusted=True) == [None]
 
 

@@ -17,7 +17,7 @@ from kwdbml.engines import procs
 from kwdbml.engines.base import Run, RunState
 from kwdbml.engines.local import LocalEngine
 from kwdbml.errors import EngineError
-from tests.engines.conftest import MakeLocal, ended, fill, finish, launch, lines, pidfd_of, reach, resume, result
+from tests.engines.conftest import MakeLocal, ended, fill, finish, launch, lines, pidfd_of, reach, result, resume
 
 NAME = "kwdbml-test-1"
 WORKER = Path(__file__).with_name("worker_process.py")
@@ -74,7 +74,8 @@ def left(scratch: Path) -> list[str]:
 
 async def test_warm_sandboxes_of_a_dead_worker_vanish(start_worker: StartWorker, scratch: Path) -> None:
     worker = await start_worker("warm")
-    assert len(left(scratch)) == 2 and len(worker.below) >= 6
+    assert len(left(scratch)) == 2
+    assert len(worker.below) >= 6
     await worker.kill()
     await worker.all_gone()
     assert left(scratch) == []

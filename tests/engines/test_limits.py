@@ -7,11 +7,10 @@ import os
 import pytest
 
 from kwdbml.engines import procs
-from kwdbml.engines.base import Handle, RunState
+from kwdbml.engines.base import Handle, LogLine, Resources, RunState
 from kwdbml.engines.joblog import HEAD, LINE, TAIL
 from kwdbml.engines.local import LocalEngine
 from tests.engines.conftest import MEMORY_MODES, MakeLocal, finish, launch, lines, reach, results, resume
-from kwdbml.engines.base import Resources
 
 MIB = 1 << 20
 
@@ -55,7 +54,9 @@ async def test_memory_of_all_processes_counts_together(engine: LocalEngine) -> N
 
 
 async def test_memory_that_forked_children_share_counts_once(engine: LocalEngine) -> None:
-    handle = await launch(engine, [["keep", 100 * MIB], ["children", 6], ["pause"]], resources=Resources(memory=400 * MIB))
+    handle = await launch(
+        engine, [["keep", 100 * MIB], ["children", 6], ["pause"]], resources=Resources(memory=400 * MIB)
+    )
     await reach(engine, handle)
     for _ in range(3):  # at least as long as some looks at memory take
         assert (await engine.wait(handle, 0.25)).state is RunState.RUNNING
@@ -77,7 +78,8 @@ async def test_time(either: LocalEngine) -> None:
     group = members(handle)
     status = await finish(either, handle)
     assert (status.state, status.reason) == (RunState.FAILED, "DeadlineExceeded")
-    assert group and not survivors(group)
+    assert group
+    assert not survivors(group)
 
 
 async def test_cancel_kills_an_endless_loop(either: LocalEngine) -> None:
@@ -86,7 +88,8 @@ async def test_cancel_kills_an_endless_loop(either: LocalEngine) -> None:
     group = members(handle)
     await either.cancel(handle)
     assert (await finish(either, handle)).state is RunState.CANCELED
-    assert group and not survivors(group)
+    assert group
+    assert not survivors(group)
 
 
 async def test_children_end_with_the_step(either: LocalEngine) -> None:
@@ -105,7 +108,8 @@ async def test_children_end_when_the_step_is_cancelled(either: LocalEngine) -> N
     group = members(handle)
     await either.cancel(handle)
     assert (await finish(either, handle)).state is RunState.CANCELED
-    assert group and not survivors(group)
+    assert group
+    assert not survivors(group)
 
 
 async def test_a_fork_bomb_is_bounded_and_leaves_nothing(make_local: MakeLocal) -> None:
@@ -134,7 +138,9 @@ async def test_two_runs_get_different_cores(make_local: MakeLocal) -> None:
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("one core only: nothing to divide")
     engine = await make_local(concurrency=2)
-    first, second = [await launch(engine, [["cores"], ["pause"]], f"kwdbml-{n}-1", resources=Resources(cpu=1)) for n in "ab"]
+    first, second = [
+        await launch(engine, [["cores"], ["pause"]], f"kwdbml-{n}-1", resources=Resources(cpu=1)) for n in "ab"
+    ]
     taken = [set(os.sched_getaffinity(members(handle)[-1][0])) for handle in (first, second)]
     assert not taken[0] & taken[1]
     for handle in (first, second):
@@ -160,7 +166,12 @@ async def test_many_files(make_local: MakeLocal) -> None:
 
 async def test_ends_of_all_kinds(local: LocalEngine) -> None:
     for number, (do, code, reason) in enumerate(
-        [(["leave", 0], 0, "Error"), (["leave", 3], 3, "Error"), (["fall", 11], 139, "Signal"), (["fall", 9], 137, "Signal")]
+        [
+            (["leave", 0], 0, "Error"),
+            (["leave", 3], 3, "Error"),
+            (["fall", 11], 139, "Signal"),
+            (["fall", 9], 137, "Signal"),
+        ]
     ):
         handle = await launch(local, [do], f"kwdbml-test-{number}")
         status = await finish(local, handle)
@@ -178,7 +189,9 @@ async def test_a_hundred_megabytes_of_output(local: LocalEngine) -> None:
     assert (await finish(local, handle)).state is RunState.SUCCEEDED
     control = local.workspace(handle).path / "ctl"
     assert sum(path.stat().st_size for path in control.glob("log.*")) < 2 * (HEAD + TAIL)
-    found, cuts, cursor = [], [], 0
+    found: list[LogLine] = []
+    cuts: list[tuple[int, int]] = []
+    cursor = 0
     while (chunk := await local.logs(handle, cursor)).lines:
         assert len(chunk.lines) <= 4000
         found += chunk.lines
@@ -189,8 +202,7 @@ async def test_a_hundred_megabytes_of_output(local: LocalEngine) -> None:
     [(first_cut, last_cut)] = cuts
     numbers = [line.seq for line in found]
     assert numbers == [*range(1, first_cut), *range(last_cut + 1, count + 3)]
-    kept = sum(len(line.line) + 33 for line in found if line.seq > last_cut)
-    assert kept >= TAIL
+    assert sum(len(line.line) + 33 for line in found if line.seq > last_cut) >= TAIL
     assert sum(len(line.line) + 33 for line in found if line.seq < first_cut) >= HEAD
 
 
@@ -203,7 +215,9 @@ async def test_one_line_of_fifty_megabytes(local: LocalEngine) -> None:
 
 
 async def test_bytes_that_are_no_text(local: LocalEngine) -> None:
-    handle = await launch(local, [["raw", "nul \0 bad \xff\xfe cut \xe2\x82", 1, 2], ["raw", "\r\n", 1, 2], ["raw", "no end", 1, 2]])
+    handle = await launch(
+        local, [["raw", "nul \0 bad \xff\xfe cut \xe2\x82", 1, 2], ["raw", "\r\n", 1, 2], ["raw", "no end", 1, 2]]
+    )
     assert (await finish(local, handle)).state is RunState.SUCCEEDED
     assert [(line.stream, line.line) for line in await lines(local, handle)] == [
         ("stderr", "nul \ufffd bad \ufffd\ufffd cut \ufffd"),

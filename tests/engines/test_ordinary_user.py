@@ -21,10 +21,23 @@ _USER = 59_999
 def test_the_engine_tests_as_an_ordinary_user() -> None:
     if os.geteuid() != 0:
         pytest.skip("this is an ordinary user already")
-    drop = ["setpriv", f"--reuid={_USER}", f"--regid={_USER}", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
+    drop = [
+        "setpriv",
+        f"--reuid={_USER}",
+        f"--regid={_USER}",
+        "--clear-groups",
+        "--inh-caps=-all",
+        "--bounding-set=-all",
+    ]
     with tempfile.TemporaryDirectory(prefix="kwdbml-user-") as home:
         os.chown(home, _USER, _USER)
-        env = {"PATH": os.environ["PATH"], "HOME": home, "TMPDIR": home, "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}
+        env = {
+            "PATH": os.environ["PATH"],
+            "HOME": home,
+            "TMPDIR": home,
+            "LANG": "C.UTF-8",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
         env["HYPOTHESIS_STORAGE_DIRECTORY"] = home
         done = subprocess.run(
             [*drop, sys.executable, "-m", "pytest", "tests/engines", "-q", "-p", "no:cacheprovider", "--timeout=240"],

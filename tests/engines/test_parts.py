@@ -38,7 +38,7 @@ def test_long_lines_are_split_between_characters(text: str) -> None:
 def test_a_log_of_a_few_bytes_keeps_its_head_and_tail(tmp_path: Path) -> None:
     writer = LogWriter(str(tmp_path), head=200, tail=400, segment=100)
     reader = LogReader(tmp_path)
-    live = []
+    live: list[int] = []
     for number in range(1, 101):
         writer.feed("stdout", f"{number}\n".encode(), "train")
         live += [line.seq for line in reader.read(live[-1] if live else 0).lines]
@@ -49,8 +49,10 @@ def test_a_log_of_a_few_bytes_keeps_its_head_and_tail(tmp_path: Path) -> None:
     rest = LogReader(tmp_path).read(chunk.cursor)
     tail = [line.seq for line in rest.lines]
     assert rest.cut == (head[-1] + 1, tail[0] - 1)
-    assert head == list(range(1, 1 + len(head))) and tail == list(range(tail[0], 101))
-    assert len(head) < 10 and len(tail) >= 400 // 35
+    assert head == list(range(1, 1 + len(head)))
+    assert tail == list(range(tail[0], 101))
+    assert len(head) < 10
+    assert len(tail) >= 400 // 35
 
 
 def test_a_half_written_batch_is_left_for_later(tmp_path: Path) -> None:
@@ -86,7 +88,8 @@ def test_disk_usage(tmp_path: Path) -> None:
     (tmp_path / "a" / "b" / "file").write_bytes(b"x" * 100_000)
     (tmp_path / "link").symlink_to("/usr")
     used = disk_usage(str(tmp_path), 1 << 20)
-    assert used is not None and 100_000 <= used < 200_000
+    assert used is not None
+    assert 100_000 <= used < 200_000
     assert disk_usage(str(tmp_path), 50_000) is None
     assert disk_usage(str(tmp_path), 1 << 20, most_entries=2) is None
 
@@ -126,5 +129,6 @@ def test_version_2_groups_are_used_where_memory_is_delegated(tmp_path: Path, mon
 
 def test_the_runtime_is_no_more_than_it_must_be() -> None:
     paths = runtime_paths()
-    assert "/" not in paths and "/usr" not in paths
+    assert "/" not in paths
+    assert "/usr" not in paths
     assert not any(one != other and one.startswith(other + "/") for one in paths for other in paths)

@@ -40,7 +40,7 @@ async def main(root: str, point: str, do: str) -> None:
         async def never(slot: slots.Slot, order: dict[str, Any]) -> None:
             await stop(pid=slot.process.pid)
 
-        slots.Slot.go = never  # type: ignore[method-assign]
+        slots.Slot.go = never  # type: ignore[method-assign, assignment]
     handle = await engine.launch(run, workspace)
     await stop(handle=handle)
 

@@ -45,6 +45,28 @@ def run(connection: Connection, *statements: str) -> None:
         connection.execute(statement.encode())
 
 
+def columns(connection: Connection, source: str) -> list[tuple[str, str]]:
+    """(name, type) of the columns of what stands in FROM."""
+    described = connection.execute(f"SELECT * FROM {source} LIMIT 0".encode()).description or []
+    types = connection.adapters.types
+    return [(c.name, found.name if (found := types.get(c.type_code)) else str(c.type_code)) for c in described]
+
+
+def grant_model(db: Connection, grantee: str, privilege: str) -> None:
+    """A privilege on every model there is; the functions that grant are another issue's."""
+    db.execute(
+        "INSERT INTO kwdbml.model_privilege (model_id, grantee, privilege) SELECT id, %s, %s FROM kwdbml.model",
+        [grantee, privilege],
+    )
+
+
+def grant_pipeline(db: Connection, grantee: str, privilege: str) -> None:
+    db.execute(
+        "INSERT INTO kwdbml.pipeline_privilege (pipeline_id, grantee, privilege) SELECT id, %s, %s FROM kwdbml.pipeline",
+        [grantee, privilege],
+    )
+
+
 @contextmanager
 def refused(sqlstate: str, *words: str, hint: bool = True) -> Iterator[None]:
     """The block raises exactly this SQLSTATE, its message has all words, and (unless told) a hint says the cure."""

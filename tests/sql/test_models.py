@@ -4,24 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from tests.sql.support import Connection, Person, Worker, one, refused, rows, run
+from tests.sql.support import Connection, Person, Worker, columns, grant_model, one, refused, rows, run
 
 COLUMNS = [
     ("schema", "text"), ("name", "text"), ("description", "text"), ("creator", "text"), ("created", "timestamptz"),
     ("last_updated", "timestamptz"), ("problem_type", "text"), ("features", "jsonb"), ("target", "jsonb"),
     ("framework", "text"), ("runtime", "text"), ("active_version", "int4"), ("last_metrics", "jsonb"), ("status", "jsonb"),
 ]  # fmt: skip
-
-
-def columns(connection: Connection, call: str) -> list[tuple[str, str]]:
-    described = connection.execute(f"SELECT * FROM {call}".encode()).description or []
-    return [(c.name, psycopg_name(connection, c.type_code)) for c in described]
-
-
-def psycopg_name(connection: Connection, oid: int) -> str:
-    found = connection.adapters.types.get(oid)
-    assert found is not None
-    return found.name
 
 
 def test_show_models_has_one_row_per_model(shop: Connection, model: str, ann: Person) -> None:
@@ -115,17 +104,12 @@ def test_select_shows_it(model: str, bob: Person, db: Connection, grantee: str) 
     name = {"him": bob.name, "everyone": "public", "a role of his": "kwdbml_worker"}[grantee]
     if grantee == "a role of his":
         run(db, f'GRANT kwdbml_worker TO "{bob.name}"')
-    grant_on_model(db, name, "SELECT")
+    grant_model(db, name, "SELECT")
     assert one(bob.connection, "SELECT name FROM kwdbml.show_models()") == "m"
 
 
 def test_another_privilege_does_not_show_it(model: str, bob: Person, db: Connection) -> None:
-    grant_on_model(db, bob.name, "PREDICT")
+    grant_model(db, bob.name, "PREDICT")
     assert rows(bob.connection, "SELECT * FROM kwdbml.show_models()") == []
     with refused("42704", "public.m"):
         rows(bob.connection, "SELECT * FROM kwdbml.show_model('m')")
-
-
-def grant_on_model(db: Connection, grantee: str, privilege: str) -> None:
-    db.execute("INSERT INTO kwdbml.model_privilege (model_id, grantee, privilege) SELECT id, %s, %s FROM kwdbml.model",
-               [grantee, privilege])  # fmt: skip

@@ -11,7 +11,7 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
@@ -22,7 +22,7 @@ from psycopg.types.json import Jsonb
 
 from tests.fixtures.database import Role
 
-DEADLINE = 60.0  # seconds; a machine that many share may be slow, what never happens is found out anyway
+DEADLINE = 30.0  # seconds; a machine that many share may be slow, what never happens is found out anyway
 _TELLING = ("attempt", "job", "job_log", "cleanup")
 
 #: A pipeline script that is not run: the fake engine's script plays its part.
@@ -45,6 +45,7 @@ class Site:
     db: psycopg.AsyncConnection[Any]
     ann: Role
     as_ann: psycopg.AsyncConnection[Any]
+    heard: list[tuple[str, str]] = field(default_factory=list)  # (channel, payload) of notifications, as far as waited for
 
     async def prepare(self) -> None:
         """Have the job tables tell of every change, and give ann a small table and a pipeline."""
@@ -88,8 +89,8 @@ class Site:
                     found = await self.rows(query, *parameters)
                     if found and found[0][0]:
                         return found[0][0]
-                    async for _ in self.db.notifies(timeout=0.1, stop_after=1):
-                        pass
+                    async for told in self.db.notifies(timeout=0.1, stop_after=1):
+                        self.heard.append((told.channel, told.payload))
         except TimeoutError:
             raise AssertionError(f"never came true: {query!r}; jobs: {await self._state()}") from None
 

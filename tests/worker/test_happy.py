@@ -151,12 +151,10 @@ async def test_nothing_is_left_after_a_success(site: Site, employ: Employ, world
 
 
 async def test_the_end_is_notified_with_the_jobs_id(site: Site, employ: Employ) -> None:
-    heard: list[tuple[str, str]] = []
-    site.db.add_notify_handler(lambda n: heard.append((n.channel, n.payload)))
     await employ()
     job = await site.train()
     await site.succeeded(job)
-    assert ("kwdbml_job_finished", job) in heard
+    assert ("kwdbml_job_finished", job) in site.heard
 
 
 async def test_progress_and_log_are_seen_while_it_runs(site: Site, employ: Employ, world: FakeWorld) -> None:

@@ -13,10 +13,11 @@ COMMENT ON FUNCTION kwdbml.batch_predict(text, text, bigint, text, text, text, j
 CREATE FUNCTION kwdbml.batch_predict(
     pipeline_name text, model_name text, model_version bigint, batch_data text, result_table text,
     action_if_exists text, settings text)
-RETURNS text LANGUAGE sql
-BEGIN ATOMIC
-    SELECT kwdbml.batch_predict($1, $2, $3, $4, $5, $6, $7::jsonb);
-END;
+RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN kwdbml._call('batch_predict', pg_catalog.jsonb_build_array(pipeline_name, model_name, model_version, batch_data, result_table, action_if_exists, settings)) #>> '{}';
+END
+$$;
 COMMENT ON FUNCTION kwdbml.batch_predict(text, text, bigint, text, text, text, text) IS 'batch_predict with settings as text';
 CREATE FUNCTION kwdbml.batch_predict(
     model_name text, model_version bigint, batch_data text, result_table text, action_if_exists text,
@@ -30,7 +31,7 @@ CREATE FUNCTION kwdbml.batch_predict(
     model_name text, model_version bigint, batch_data text, result_table text, action_if_exists text, settings text)
 RETURNS text LANGUAGE sql
 BEGIN ATOMIC
-    SELECT kwdbml.batch_predict('', $1, $2, $3, $4, $5, $6::jsonb);
+    SELECT kwdbml.batch_predict('', $1, $2, $3, $4, $5, $6);
 END;
 COMMENT ON FUNCTION kwdbml.batch_predict(text, bigint, text, text, text, text) IS
     'batch_predict without a pipeline, with settings as text';
@@ -38,7 +39,7 @@ COMMENT ON FUNCTION kwdbml.batch_predict(text, bigint, text, text, text, text) I
 CREATE FUNCTION kwdbml.batch_predict(text, text, text, text, text, text) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
     IF $2 IS NULL OR $2 ~ '^\s*\d+\s*$' THEN
-        RETURN kwdbml.batch_predict(''::text, $1, $2::bigint, $3, $4, $5, $6::jsonb);
+        RETURN kwdbml.batch_predict(''::text, $1, $2::bigint, $3, $4, $5, $6);
     END IF;
     RETURN kwdbml.batch_predict($1, $2, $3::bigint, $4, $5, $6, '{}'::jsonb);
 END

@@ -10,10 +10,13 @@ END
 $$;
 COMMENT ON FUNCTION kwdbml.create_training_pipeline(text, text, text, text, text, text[], jsonb, text) IS
     'makes a training pipeline from a built-in algorithm, without any upload; see kwdbml.algorithms()';
-CREATE FUNCTION kwdbml.create_training_pipeline(text, text, text, text, text, text[], text, text DEFAULT '')
-RETURNS text LANGUAGE sql
-BEGIN ATOMIC
-    SELECT kwdbml.create_training_pipeline($1, $2, $3, $4, $5, $6, $7::jsonb, $8);
-END;
+CREATE FUNCTION kwdbml.create_training_pipeline(
+    pipeline_name text, algorithm text, target text, train_data text, problem_type text,
+    features text[], hyperparameters text, description text DEFAULT '')
+RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN kwdbml._call('create_training_pipeline', pg_catalog.jsonb_build_array(pipeline_name, algorithm, target, train_data, problem_type, features, hyperparameters, description)) #>> '{}';
+END
+$$;
 COMMENT ON FUNCTION kwdbml.create_training_pipeline(text, text, text, text, text, text[], text, text) IS
     'create_training_pipeline with hyperparameters as text';

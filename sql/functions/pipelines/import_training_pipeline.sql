@@ -35,10 +35,14 @@ END
 $$;
 COMMENT ON FUNCTION kwdbml.import_training_pipeline(text, text, text, text, text, jsonb, jsonb, bytea, bytea) IS
     'makes a training pipeline from a ZIP of your own code (pipeline/train.py), see docs/bundles.md';
-CREATE FUNCTION kwdbml.import_training_pipeline(text, text, text, text, text, text, text, bytea, bytea)
-RETURNS text LANGUAGE sql
-BEGIN ATOMIC
-    SELECT kwdbml.import_training_pipeline($1, $2, $3, $4, $5, $6::jsonb, $7::jsonb, $8, $9);
-END;
+CREATE FUNCTION kwdbml.import_training_pipeline(
+    pipeline_name text, description text, problem_type text, framework text, runtime text,
+    input_schema text, output_schema text, pipeline_entity bytea, transformer_entity bytea)
+RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN kwdbml._call('import_training_pipeline', pg_catalog.jsonb_build_array(pipeline_name, description, problem_type, framework, runtime, input_schema, output_schema),
+        ARRAY[pipeline_entity, transformer_entity]) #>> '{}';
+END
+$$;
 COMMENT ON FUNCTION kwdbml.import_training_pipeline(text, text, text, text, text, text, text, bytea, bytea) IS
     'import_training_pipeline with the schemas as text, as JDBC''s setString sends them';

@@ -18,7 +18,7 @@ BEGIN
         UPDATE kwdbml.model m SET last_updated = clock_timestamp()
         FROM kwdbml.model_version v WHERE v.id = j.model_version_id AND m.id = v.model_id;
     ELSE
-        PERFORM kwdbml._result_close(j, a.result_table);
+        PERFORM kwdbml._result_close(j, held, spec -> 'target');
     END IF;
     UPDATE kwdbml.attempt t SET ended = clock_timestamp(), outcome = 'SUCCEEDED', phase = 'finalizing', progress = 1,
         updated = clock_timestamp()

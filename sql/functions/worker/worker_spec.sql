@@ -23,7 +23,9 @@ BEGIN
     ELSIF j.type = 'TRAIN' THEN
         RAISE EXCEPTION 'a TRAIN job needs a training pipeline' USING ERRCODE = '22023', HINT = 'Use kwdbml.train_model.';
     END IF;
-    IF j.type <> 'TRAIN' THEN
+    IF j.type = 'TRAIN' THEN
+        PERFORM kwdbml._check_model_name(j.model_name, j.creator);
+    ELSE
         wanted := CASE j.type WHEN 'EVALUATE' THEN 'EVALUATE' ELSE 'PREDICT' END;
         SELECT * INTO v FROM kwdbml.model_version b WHERE b.id = j.model_version_id;
         SELECT * INTO m FROM kwdbml.model b WHERE b.id = v.model_id;
@@ -46,6 +48,24 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION kwdbml.worker_spec(uuid, uuid) IS 'for workers: what to run, checked again';
+
+-- Contract: 22023, 3F000 or 42501 unless the name is one that kwdbml._name could have answered to this role.
+CREATE FUNCTION kwdbml._check_model_name(model_name text, who name) RETURNS void LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    parts text[] := regexp_match(model_name, '^(.+)\.([^.]+)$');
+    home oid := to_regnamespace(quote_ident(parts[1]));
+BEGIN
+    IF parts IS NULL OR octet_length(parts[2]) > 63 THEN
+        RAISE EXCEPTION 'invalid model name "%"', model_name USING ERRCODE = '22023', HINT = 'Use kwdbml.train_model.';
+    ELSIF home IS NULL THEN
+        RAISE EXCEPTION 'schema "%" does not exist', parts[1] USING ERRCODE = '3F000', HINT = 'It was dropped after the call.';
+    ELSIF NOT has_schema_privilege(who, home, 'USAGE') THEN
+        RAISE EXCEPTION 'permission denied for schema %', parts[1] USING ERRCODE = '42501', HINT = 'USAGE was revoked after the call.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION kwdbml._check_model_name(text, name) IS 'whether a role may make a model of this name';
 
 -- Contract: 42704 unless the role that submitted is still the one of this name.
 CREATE FUNCTION kwdbml._check_creator(creator name, creator_oid oid) RETURNS void LANGUAGE plpgsql STABLE

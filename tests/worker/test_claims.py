@@ -1,0 +1,285 @@
+"""Who does a job: one worker at a time, the next one when the first is gone, and nobody too late."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from kwdbml.engines.base import RunState, RunStatus
+from kwdbml.engines.fake import FakeEngine, FakeJob, FakeWorld
+from kwdbml.errors import EngineError
+from tests.worker import plays
+from tests.worker.conftest import Employ
+from tests.worker.site import Gate, Site
+
+#: A worker that never renews its lease: as good as dead, except that it comes back.
+ASLEEP = 3600.0
+
+
+async def test_two_workers_run_no_job_twice(site: Site, employ: Employ, world: FakeWorld) -> None:
+    await employ(concurrency=2)
+    await employ(concurrency=2)
+    jobs = [await site.train(model=f"m{n}") for n in range(16)]
+    for job in jobs:
+        await site.succeeded(job)
+    assert len(world.launches) == len(set(world.launches)) == len(jobs)
+    assert await site.value("SELECT count(*) FROM kwdbml.model_version WHERE version = 1") == len(jobs)
+    assert await site.value("SELECT count(*) FROM kwdbml.attempt") == len(jobs)
+
+
+async def test_as_many_jobs_at_once_as_allowed(site: Site, employ: Employ, world: FakeWorld) -> None:
+    running: list[str] = []
+    both, go = asyncio.Event(), asyncio.Event()
+
+    async def script(job: FakeJob) -> int:
+        running.append(job.run.name)
+        if len(running) == 2:
+            both.set()
+        await go.wait()
+        return plays.step(job)
+
+    world.script = script
+    await employ(concurrency=2)
+    jobs = [await site.train(model=f"m{n}") for n in range(3)]
+    await asyncio.wait_for(both.wait(), 30)
+    await site.until("SELECT count(*) = 1 FROM kwdbml.jobs WHERE phase = 'queued' AND waiting_for = 'a worker'")
+    assert len(running) == 2
+    go.set()
+    for job in jobs:
+        await site.succeeded(job)
+
+
+async def test_higher_priority_first_then_the_older(site: Site, employ: Employ, world: FakeWorld) -> None:
+    jobs = {p: await site.train(model=f"m_{p}", priority=p) for p in ("LOW", "NORMAL", "HIGH")}
+    last = await site.train(model="later")
+    await employ()
+    for job in (*jobs.values(), last):
+        await site.succeeded(job)
+    order = [name.split("-", 2)[2].rsplit("-", 1)[0] for name in world.launches]
+    assert order == [jobs["HIGH"], jobs["NORMAL"], last, jobs["LOW"]]
+
+
+async def test_sigterm_drains(site: Site, employ: Employ, world: FakeWorld) -> None:
+    held = plays.Held()
+    world.script = held
+    worker = await employ()
+    job = await site.train()
+    await held.at.wait()
+    os.kill(os.getpid(), signal.SIGTERM)
+    queued = await site.train(model="other")
+    held.go.set()
+    await site.one_landed(job)
+    assert await site.value("SELECT phase FROM kwdbml.jobs WHERE id = %s", queued) == "queued"
+    assert worker.ready.is_set()
+
+
+async def test_a_second_sigterm_lets_go_and_the_next_worker_goes_on(
+    site: Site, employ: Employ, world: FakeWorld
+) -> None:
+    held = plays.Held()
+    world.script = held
+    worker = await employ()
+    job = await site.train()
+    await held.at.wait()
+    await site.in_phase(job, "running")
+    worker.stop()
+    worker.stop()
+    await employ()
+    await site.expire()
+    held.go.set()
+    await site.one_landed(job)
+    assert len(world.launches) == 1
+
+
+async def test_a_run_is_found_and_followed_after_the_lease(site: Site, employ: Employ, world: FakeWorld) -> None:
+    held = plays.Held()
+    world.script = held
+    await employ(heartbeat=ASLEEP)
+    job = await site.train()
+    await held.at.wait()
+    await site.in_phase(job, "running")
+    await employ()
+    await site.expire()
+    await site.until("SELECT worker LIKE 'w2:%%' FROM kwdbml.jobs")
+    held.go.set()
+    await site.one_landed(job)
+    assert len(world.launches) == 1
+
+
+async def test_the_old_workers_late_landing_is_refused(
+    site: Site, employ: Employ, world: FakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It wakes up after another has the job, and lands first if it could: the token decides, not the clock."""
+    held = plays.Held()
+    world.script = held
+    await employ(heartbeat=ASLEEP, sweep=ASLEEP)
+    job = await site.train()
+    await held.at.wait()
+    await site.in_phase(job, "running")
+    token = await site.value("UPDATE kwdbml.attempt SET token = gen_random_uuid() RETURNING token")
+    held.go.set()
+    await site.until("SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'kwdbml worker' AND state = 'active'")
+    assert await site.row("SELECT status::text, (SELECT token FROM kwdbml.attempt) FROM kwdbml.job") == ("RUNNING", token)
+    assert await site.versions() == []
+    await employ()
+    await site.expire()
+    await site.one_landed(job)
+    assert len(world.launches) == 1
+
+
+async def test_a_retry_is_a_new_attempt_with_a_run_of_its_own(site: Site, employ: Employ, world: FakeWorld) -> None:
+    world.script = plays.fail
+    await employ()
+    job = await site.train(retries=2)
+    error = await site.failed(job)
+    assert error["type"] == "ValueError"
+    assert await site.attempts(job) == [(1, "ValueError"), (2, "ValueError"), (3, "ValueError")]
+    assert [name.rsplit("-", 1)[1] for name in world.launches] == ["1", "2", "3"]
+
+
+async def test_a_retry_that_succeeds_is_a_success(site: Site, employ: Employ, world: FakeWorld) -> None:
+    world.script = lambda job: plays.fail(job) if job.run.name.endswith("-1") else plays.step(job)
+    await employ()
+    job = await site.train(retries=1)
+    await site.succeeded(job)
+    assert await site.attempts(job) == [(1, "ValueError"), (2, "SUCCEEDED")]
+    assert await site.versions() == [(1, True)]
+
+
+@pytest.mark.parametrize("point", ["before launch", "after launch"])
+async def test_a_worker_that_dies_around_the_launch_costs_no_retry(
+    site: Site, employ: Employ, world: FakeWorld, point: str
+) -> None:
+    world.crashes.add(point)
+    await employ()
+    job = await site.train()
+    await site.until("SELECT phase = 'launching' FROM kwdbml.attempt")
+    await site.until("SELECT %s", True)
+    while point in world.crashes:
+        await site.until("SELECT phase = 'launching' FROM kwdbml.attempt")
+    await site.expire()
+    await site.one_landed(job)
+    assert len(world.launches) == 1
+
+
+async def test_a_worker_that_dies_while_staging_costs_no_retry(
+    site: Site, employ: Employ, world: FakeWorld, gate: Gate
+) -> None:
+    worker = await employ()
+    job = await site.train(gate.data)
+    await gate.waited_for(site)
+    worker.stop()
+    worker.stop()
+    await gate.open()
+    await employ()
+    await site.expire()
+    await site.one_landed(job)
+    assert len(world.launches) == 1
+
+
+async def test_a_lost_run_fails_the_job(site: Site, employ: Employ, world: FakeWorld) -> None:
+    world.script = held = plays.Held()
+    await employ()
+    job = await site.train()
+    await held.at.wait()
+    world.lose(world.launches[0])
+    error = await site.failed(job)
+    assert error["type"] == "Lost"
+
+
+async def test_a_lost_run_is_retried(site: Site, employ: Employ, world: FakeWorld) -> None:
+    world.script = held = plays.Held()
+    await employ()
+    job = await site.train(retries=1)
+    await held.at.wait()
+    held.go.set()
+    world.script = plays.step
+    world.lose(world.launches[0])
+    await site.succeeded(job)
+    assert await site.attempts(job) == [(1, "Lost"), (2, "SUCCEEDED")]
+
+
+async def test_a_run_of_another_host_is_lost(site: Site, employ: Employ, world: FakeWorld) -> None:
+    """The first worker's host is gone; a second one on another host knows nothing of its runs."""
+    world.script = held = plays.Held()
+    await employ(heartbeat=ASLEEP)
+    job = await site.train()
+    await held.at.wait()
+    await site.in_phase(job, "running")
+    other = FakeWorld(world.root.parent / "other", plays.step)
+    await employ(engine=FakeEngine(other))
+    await site.expire()
+    error = await site.failed(job)
+    assert error["type"] == "Lost"
+    assert other.launches == []
+
+
+async def test_an_engine_that_cannot_tell_is_asked_again(site: Site, employ: Employ, world: FakeWorld) -> None:
+    world.script = held = plays.Held()
+    await employ()
+    job = await site.train()
+    await held.at.wait()
+    world.states[world.launches[0]] = RunStatus(RunState.UNKNOWN)
+    held.go.set()
+    await world.run(world.launches[0])
+    assert await site.value("SELECT status::text FROM kwdbml.job WHERE id = %s", job) == "RUNNING"
+    world.states.clear()
+    await site.one_landed(job)
+
+
+@pytest.mark.parametrize(("retryable", "attempts"), [(True, 2), (False, 1)])
+async def test_an_engine_that_refuses(
+    site: Site, employ: Employ, world: FakeWorld, retryable: bool, attempts: int
+) -> None:
+    world.refuse = EngineError("no room", hint="Make some.", retryable=retryable)
+    await employ()
+    job = await site.train(retries=1)
+    error = await site.failed(job)
+    assert (error["type"], error["message"]) == ("EngineError", "no room (Make some.)")
+    assert len(await site.attempts(job)) == attempts
+
+
+async def test_a_restored_job_never_runs(site: Site, employ: Employ, world: FakeWorld) -> None:
+    """Running when the dump was made: one whose attempt is open, and one that was queued."""
+    jobs = [await site.train(), await site.train(model="queued")]
+    await site.run(
+        "INSERT INTO kwdbml.attempt (job_id, number, worker, lease_until, engine, run_name)"
+        " VALUES (%s, 1, 'far away', '-infinity', 'local', 'kwdbml-elsewhere')",
+        jobs[0],
+    )
+    await site.run("UPDATE kwdbml.installation SET id = gen_random_uuid()")
+    await employ()
+    for job in jobs:
+        error = await site.failed(job)
+        assert (error["type"], "restored from a backup" in error["message"]) == ("Restored", True)
+    assert world.launches == []
+    assert await site.attempts(jobs[0]) == [(1, "RESTORED")]
+
+
+async def test_a_job_of_another_engine_is_left_alone(site: Site, employ: Employ, world: FakeWorld) -> None:
+    job = await site.train(engine="kubeflow")
+    await employ()
+    await site.succeeded(await site.train(model="other"))
+    assert await site.value("SELECT phase FROM kwdbml.jobs WHERE id = %s", job) == "queued"
+
+
+async def test_the_run_is_told_resources_time_and_environment(site: Site, employ: Employ, world: FakeWorld) -> None:
+    seen = []
+    world.script = lambda job: seen.append(job.run) or plays.step(job)  # type: ignore[func-returns-value]
+    await employ()
+    await site.succeeded(await site.train(flavour={"cpu": "500m", "mem": "1Gi"}, ttl=90, env={"A": "b"}))
+    run = seen[0]
+    assert (run.resources.cpu, run.resources.memory, run.ttl, run.env) == (0.5, 1 << 30, 90.0, {"A": "b"})
+    assert not run.trusted
+
+
+async def test_only_built_in_code_is_trusted(site: Site, employ: Employ, world: FakeWorld) -> None:
+    seen = []
+    world.script = lambda job: seen.append(job.run.trusted) or plays.step(job)  # type: ignore[func-returns-value]
+    await site.as_ann.execute("SELECT kwdbml.create_training_pipeline('built_in', 'logistic_regression', 'late', 'trips')")
+    await employ()
+    await site.succeeded(await site.train(pipeline="built_in"))
+    assert seen == [True]
