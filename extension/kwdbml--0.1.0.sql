@@ -96,11 +96,15 @@ CREATE TABLE kwdbml.pipeline (
     hyperparameters jsonb NOT NULL DEFAULT '{}' CHECK (pg_catalog.jsonb_typeof(hyperparameters) = 'object'),
     scripts text[] NOT NULL DEFAULT '{}',
     content_hash text NOT NULL,
+    -- Removing is UPDATE … SET doomed = true, of which a trigger makes the DELETE: a DELETE right is the whole table's
+    -- and would let anybody LOCK it.
+    doomed boolean NOT NULL DEFAULT false,
     UNIQUE (schema, name)
 );
 COMMENT ON TABLE kwdbml.pipeline IS 'training pipelines: an uploaded bundle of user code, or a built-in algorithm';
 COMMENT ON COLUMN kwdbml.pipeline.algorithm IS 'the built-in algorithm; NULL for an uploaded bundle';
 COMMENT ON COLUMN kwdbml.pipeline.scripts IS 'which scripts the bundle brings: train, evaluate, batch_predict';
+COMMENT ON COLUMN kwdbml.pipeline.doomed IS 'set to remove the pipeline; no row that has it ever stays';
 COMMENT ON COLUMN kwdbml.pipeline.content_hash IS 'SHA-256 over declaration and bundles: what really trained a version';
 
 CREATE TABLE kwdbml.pipeline_privilege (
@@ -395,7 +399,8 @@ CREATE POLICY visible ON kwdbml.pipeline FOR SELECT USING (
     OR EXISTS (SELECT FROM kwdbml.pipeline_privilege g WHERE g.pipeline_id = pipeline.id));
 CREATE POLICY admin ON kwdbml.pipeline FOR SELECT TO kwdbml_admin USING (true);
 CREATE POLICY import ON kwdbml.pipeline FOR INSERT WITH CHECK (creator = current_user);
-CREATE POLICY remove ON kwdbml.pipeline FOR DELETE USING (kwdbml._pipeline_right(id, 'DELETE', current_user));
+CREATE POLICY remove ON kwdbml.pipeline FOR UPDATE
+    USING (kwdbml._pipeline_right(id, 'DELETE', current_user)) WITH CHECK (doomed);
 
 CREATE POLICY granted ON kwdbml.model_privilege FOR SELECT USING (kwdbml._has_role(current_user, grantee));
 CREATE POLICY admin ON kwdbml.model_privilege FOR SELECT TO kwdbml_admin USING (true);
@@ -488,6 +493,17 @@ COMMENT ON FUNCTION kwdbml._pipeline_in_use() IS 'keeps a pipeline while a runni
 CREATE TRIGGER pipeline_in_use BEFORE DELETE ON kwdbml.pipeline
     FOR EACH ROW EXECUTE FUNCTION kwdbml._pipeline_in_use();
 
+CREATE FUNCTION kwdbml._pipeline_doomed() RETURNS trigger LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    DELETE FROM kwdbml.pipeline p WHERE p.id = NEW.id;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION kwdbml._pipeline_doomed() IS 'removes a pipeline that who may has doomed';
+CREATE TRIGGER pipeline_doomed AFTER UPDATE OF doomed ON kwdbml.pipeline
+    FOR EACH ROW WHEN (NEW.doomed) EXECUTE FUNCTION kwdbml._pipeline_doomed();
+
 -- -------- sql/functions/internal/_load.sql
 -- How SQL reaches Python. PL/Python puts "plpy.Error: " before every message it raises, so nothing is raised there: the
 -- answer says what went wrong, and PL/pgSQL raises it in our own words.
@@ -543,6 +559,30 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION kwdbml._no_such_job(uuid) IS 'raises 42704';
+
+-- -------- sql/functions/internal/_written_here.sql
+-- Contract: given the xmin of a row that the caller sees: whether the transaction that asks has written it. now() would
+-- not do: two transactions can begin in the same microsecond.
+CREATE FUNCTION kwdbml._written_here(xmin xid) RETURNS boolean LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    written bigint := xmin::text::bigint;
+    newest bigint := pg_snapshot_xmax(pg_current_snapshot())::text::bigint;
+BEGIN
+    IF pg_current_xact_id_if_assigned() IS NULL THEN
+        RETURN false;
+    END IF;
+    newest := greatest(newest, pg_current_xact_id()::text::bigint + 1);
+    -- xmin has 32 bits: give it the epoch of the newest transaction id, or the one before
+    written := written + ((newest >> 32) << 32);
+    IF written > newest THEN
+        written := written - (1::bigint << 32);
+    END IF;
+    -- visible and still in progress: our own
+    RETURN coalesce(pg_xact_status(written::text::xid8) = 'in progress', false);
+END
+$$;
+COMMENT ON FUNCTION kwdbml._written_here(xid) IS 'whether a visible row was written by the transaction that asks';
 
 -- -------- sql/functions/internal/columns.sql
 -- What a column of a data set can be to a model. One place, asked at the call (as the caller) and again by the worker.
@@ -1056,7 +1096,9 @@ COMMENT ON FUNCTION kwdbml.show_jobs(text, text, text[]) IS
 -- -------- sql/functions/jobs/show_job.sql
 -- requires: show_jobs
 -- Contract: one row, or 42704 in the same words whether the job does not exist or is not yours.
-CREATE FUNCTION kwdbml.show_job(job_id uuid) RETURNS SETOF kwdbml.job_row LANGUAGE plpgsql STABLE ROWS 1 AS $$
+-- VOLATILE, or it would not see the job in show_job(train_model(…)): a stable function looks through the snapshot that the
+-- statement began with.
+CREATE FUNCTION kwdbml.show_job(job_id uuid) RETURNS SETOF kwdbml.job_row LANGUAGE plpgsql VOLATILE ROWS 1 AS $$
 BEGIN
     PERFORM kwdbml._job_id(job_id::text);
     RETURN QUERY
@@ -1069,7 +1111,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION kwdbml.show_job(uuid) IS 'one of your jobs (an admin''s: any)';
-CREATE FUNCTION kwdbml.show_job(job_id text) RETURNS SETOF kwdbml.job_row LANGUAGE sql STABLE ROWS 1
+CREATE FUNCTION kwdbml.show_job(job_id text) RETURNS SETOF kwdbml.job_row LANGUAGE sql VOLATILE ROWS 1
 BEGIN ATOMIC
     SELECT * FROM kwdbml.show_job(kwdbml._job_id(job_id));
 END;
@@ -1148,26 +1190,16 @@ COMMENT ON PROCEDURE kwdbml.wait_for_job(text, interval, text) IS
 CREATE FUNCTION kwdbml._waitable_status(job_id uuid) RETURNS text LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     found_status text;
-    written bigint;
-    newest bigint := pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::bigint;
+    written xid;
 BEGIN
     PERFORM kwdbml._job_id(job_id::text);
-    SELECT j.status, j.xmin::text::bigint INTO found_status, written FROM kwdbml.job j WHERE j.id = job_id;
+    SELECT j.status, j.xmin INTO found_status, written FROM kwdbml.job j WHERE j.id = job_id;
     IF found_status IS NULL THEN
         PERFORM kwdbml._no_such_job(job_id);
     END IF;
-    IF found_status = 'RUNNING' AND pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL THEN
-        newest := greatest(newest, pg_catalog.pg_current_xact_id()::text::bigint + 1);
-        -- xmin has 32 bits: give it the epoch of the newest transaction id, or the one before
-        written := written + ((newest >> 32) << 32);
-        IF written > newest THEN
-            written := written - (1::bigint << 32);
-        END IF;
-        -- visible and still in progress: our own
-        IF pg_catalog.pg_xact_status(written::text::xid8) = 'in progress' THEN
-            RAISE EXCEPTION 'job % was submitted by this transaction and starts only when it commits', job_id
-                USING ERRCODE = '55000', HINT = 'Commit first, then wait.';
-        END IF;
+    IF found_status = 'RUNNING' AND kwdbml._written_here(written) THEN
+        RAISE EXCEPTION 'job % was submitted by this transaction and starts only when it commits', job_id
+            USING ERRCODE = '55000', HINT = 'Commit first, then wait.';
     END IF;
     RETURN found_status;
 END
@@ -1297,7 +1329,7 @@ DECLARE
     artefact uuid;
     chunk_size constant integer := 8388608;
 BEGIN
-    IF NOT EXISTS (SELECT FROM kwdbml.pipeline p WHERE p.id = pipeline AND p.created = now()) THEN
+    IF NOT EXISTS (SELECT FROM kwdbml.pipeline p WHERE p.id = pipeline AND kwdbml._written_here(p.xmin)) THEN
         RAISE EXCEPTION 'bundles belong to the transaction that makes their pipeline' USING ERRCODE = '42501';
     END IF;
     IF octet_length(bundle) > (kwdbml._setting('bundle_limit'))::bigint THEN
@@ -1344,7 +1376,7 @@ CREATE FUNCTION kwdbml.remove_training_pipeline(pipeline_name text) RETURNS text
 DECLARE
     parts text[] := kwdbml._name('training pipeline', pipeline_name);
 BEGIN
-    DELETE FROM kwdbml.pipeline p WHERE p.schema = parts[1] AND p.name = parts[2];
+    UPDATE kwdbml.pipeline p SET doomed = true WHERE p.schema = parts[1] AND p.name = parts[2];
     IF NOT FOUND THEN
         IF EXISTS (SELECT FROM kwdbml.pipeline p WHERE p.schema = parts[1] AND p.name = parts[2]) THEN
             RAISE EXCEPTION 'permission denied for training pipeline %.%', parts[1], parts[2]
@@ -2132,7 +2164,7 @@ GRANT SELECT (job_id, number, worker, lease_until, phase, step, progress, engine
 -- Requests: these columns and no others. A table-level INSERT or UPDATE would let anybody forge a SUCCEEDED job.
 GRANT INSERT (schema, name, description, problem_type, framework, runtime, features, target, algorithm,
     hyperparameters, scripts, content_hash) ON kwdbml.pipeline TO PUBLIC;
-GRANT DELETE ON kwdbml.pipeline TO PUBLIC;
+GRANT UPDATE (doomed) ON kwdbml.pipeline TO PUBLIC;
 GRANT INSERT (type, pipeline_name, pipeline_id, model_name, model_version, model_version_id, settings, data_query,
     data_relation, data_columns, engine, queue, priority, labels, annotations, retries) ON kwdbml.job TO PUBLIC;
 GRANT UPDATE (status) ON kwdbml.job TO PUBLIC;

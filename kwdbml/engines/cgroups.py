@@ -130,10 +130,10 @@ def run_group(version: int, base: str) -> Cgroup:
 def sweep(version: int, base: str) -> None:
     """Delete groups whose supervisor is gone."""
     for name in os.listdir(base):
-        parts = name.split("-")
-        if len(parts) == 3 and parts[0] == "kwdbml" and parts[1].isdigit() and parts[2].isdigit():
-            if not procs.alive(int(parts[1]), int(parts[2])):
-                Cgroup(version, os.path.join(base, name)).remove()
+        prefix, _, owner = name.partition("-")
+        pid, _, start = owner.partition("-")
+        if prefix == "kwdbml" and pid.isdigit() and start.isdigit() and not procs.alive(int(pid), int(start)):
+            Cgroup(version, os.path.join(base, name)).remove()
 
 
 def usable(version: int, base: str) -> bool:

@@ -24,7 +24,10 @@ class TensorFlow:
     files = "model/<digits>/saved_model.pb"
 
     def is_model(self, value: Any) -> bool:
-        return isinstance(value, require("tensorflow", "tensorflow").Module) or "serving_default" in _signatures(value)
+        """A Keras model (which has ``export``), a tf.Module, or what saved_model.load gave."""
+        tensorflow = require("tensorflow", "tensorflow")
+        keras = callable(getattr(value, "export", None)) and callable(value)
+        return keras or isinstance(value, tensorflow.Module) or "serving_default" in _signatures(value)
 
     def save(self, model: Any, directory: Path) -> None:
         path = str(directory / _FIRST)

@@ -24,7 +24,7 @@ def import_training_pipeline(
 ) -> str:  # fmt: skip
     """Store a checked bundle under a new name; the name."""
     schema, obj = names.resolve(plpy, "training pipeline", name)
-    declared = {
+    declared: dict[str, Any] = {
         "problem_type": _problem_type(problem_type),
         "features": _columns(input_schema, "input_schema"),
         "target": _columns(output_schema, "output_schema"),

@@ -82,7 +82,6 @@ def use_threads(threads: int) -> None:
 def _first_steps() -> None:
     """Do once, with nothing, what every job does: first calls are slow, and this is when nobody waits."""
     import numpy as np
-    import pandas as pd
     import pyarrow as pa
 
     from kwdbml.frameworks import builtin

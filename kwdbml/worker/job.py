@@ -20,10 +20,12 @@ from kwdbml.engines.base import Engine, Handle, RunState, RunStatus, Workspace
 from kwdbml.errors import EngineError, KwdbmlError
 from kwdbml.store import FENCED, RETRYABLE, Claim, Store
 from kwdbml.worker import inputs, landing
+from kwdbml.worker.logs import KeptLog
 
 log = structlog.get_logger()
 
 _FOLLOW = 0.5  # seconds between looks at a run's log
+_AT_A_LOOK, _EVERYTHING = 4, 1_000_000  # chunks of a log, of at most a MiB
 _LANDING_TRIES = 6
 
 
@@ -104,8 +106,9 @@ class Attempt:
             None, reader.stage, str(claim.job_id), str(claim.token), workspace.inputs / "data.arrow", lambda _rows: None
         )
         canceled = asyncio.ensure_future(self._canceled.wait())
+        either: set[asyncio.Future[Any]] = {work, canceled}
         try:
-            await asyncio.wait({work, canceled}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 reader.cancel()
                 await asyncio.wait({work})
@@ -117,11 +120,12 @@ class Attempt:
 
     async def _follow(self, handle: Handle) -> RunStatus:
         """Until the run has ended: its log and progress go to the database as they come."""
-        cursor, seen = 0, (None, None)
+        kept = KeptLog()
+        seen: tuple[str | None, float | None] = (None, None)
         while True:
             self._check()
             status = await self._wait(handle)
-            cursor = await self._copy_log(handle, cursor)
+            await self._copy_log(handle, kept, _EVERYTHING if status.ended else _AT_A_LOOK)
             if status.ended:
                 return status
             if (status.step, status.fraction) != seen and status.state == RunState.RUNNING:
@@ -140,18 +144,14 @@ class Attempt:
             waiting.cancel()
             canceled.cancel()
 
-    async def _copy_log(self, handle: Handle, cursor: int) -> int:
-        while True:
-            chunk = await self._engine.logs(handle, cursor)
-            if chunk.lines or chunk.cut:
-                lines = [
-                    {"seq": n.seq, "at": n.at, "step": n.step or "", "stream": n.stream, "line": landing.clean(n.line)}
-                    for n in chunk.lines
-                ]
-                await self._store.log(self.claim, lines, chunk.cut)
-            if chunk.cursor == cursor or not chunk.lines:
-                return chunk.cursor
-            cursor = chunk.cursor
+    async def _copy_log(self, handle: Handle, kept: KeptLog, most: int) -> None:
+        """Store what was printed since, at most so many chunks: a run that never stops printing must not hold us."""
+        for _ in range(most):
+            chunk = await self._engine.logs(handle, kept.cursor)
+            if not chunk.lines and not chunk.cut:
+                return
+            lines, cut = kept.add(chunk)
+            await self._store.log(self.claim, lines, cut)
 
     async def _land(self, handle: Handle, status: RunStatus) -> None:
         workspace = self._engine.workspace(handle)

@@ -53,6 +53,8 @@ class Worker:
             await self._check_role()
             for engine in self.engines.values():
                 await engine.start()
+                if (problem := getattr(engine, "sandbox_problem", None)) is not None:
+                    log.warning("sandbox.missing", why=problem.message, cure=problem.hint)
             await self._store.sweep()
             self._connections.prepare()
             self._on_signals()

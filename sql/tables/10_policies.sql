@@ -68,7 +68,8 @@ CREATE POLICY visible ON kwdbml.pipeline FOR SELECT USING (
     OR EXISTS (SELECT FROM kwdbml.pipeline_privilege g WHERE g.pipeline_id = pipeline.id));
 CREATE POLICY admin ON kwdbml.pipeline FOR SELECT TO kwdbml_admin USING (true);
 CREATE POLICY import ON kwdbml.pipeline FOR INSERT WITH CHECK (creator = current_user);
-CREATE POLICY remove ON kwdbml.pipeline FOR DELETE USING (kwdbml._pipeline_right(id, 'DELETE', current_user));
+CREATE POLICY remove ON kwdbml.pipeline FOR UPDATE
+    USING (kwdbml._pipeline_right(id, 'DELETE', current_user)) WITH CHECK (doomed);
 
 CREATE POLICY granted ON kwdbml.model_privilege FOR SELECT USING (kwdbml._has_role(current_user, grantee));
 CREATE POLICY admin ON kwdbml.model_privilege FOR SELECT TO kwdbml_admin USING (true);

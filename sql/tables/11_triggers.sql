@@ -53,3 +53,14 @@ $$;
 COMMENT ON FUNCTION kwdbml._pipeline_in_use() IS 'keeps a pipeline while a running job uses it';
 CREATE TRIGGER pipeline_in_use BEFORE DELETE ON kwdbml.pipeline
     FOR EACH ROW EXECUTE FUNCTION kwdbml._pipeline_in_use();
+
+CREATE FUNCTION kwdbml._pipeline_doomed() RETURNS trigger LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    DELETE FROM kwdbml.pipeline p WHERE p.id = NEW.id;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION kwdbml._pipeline_doomed() IS 'removes a pipeline that who may has doomed';
+CREATE TRIGGER pipeline_doomed AFTER UPDATE OF doomed ON kwdbml.pipeline
+    FOR EACH ROW WHEN (NEW.doomed) EXECUTE FUNCTION kwdbml._pipeline_doomed();

@@ -15,6 +15,7 @@ import pytest
 
 from kwdbml.engines import procs
 from kwdbml.engines.base import Run, RunState
+from kwdbml.engines.cgroups import find_base
 from kwdbml.engines.local import LocalEngine
 from kwdbml.errors import EngineError
 from tests.engines.conftest import MakeLocal, ended, fill, finish, launch, lines, pidfd_of, reach, result, resume
@@ -170,6 +171,23 @@ async def test_a_killed_supervisor_is_a_lost_run(make_local: MakeLocal, plain: b
     assert await engine.find(NAME) == handle, "it was launched"
     await engine.cleanup(handle)
     assert await engine.find(NAME) is None
+
+
+async def test_a_killed_supervisors_control_group_is_swept(make_local: MakeLocal) -> None:
+    base = find_base()
+    if base is None:
+        pytest.skip("no control group can be made here; the watch over memory leaves nothing behind")
+    engine = await make_local()
+    handle = await launch(engine, [["pause"]])
+    await reach(engine, handle)
+    group = Path(base[1]) / f"kwdbml-{handle['pid']}-{handle['start']}"
+    assert group.is_dir()
+    fds = [os.pidfd_open(pid) for pid in procs.descendants(handle["pid"])]
+    os.kill(handle["pid"], signal.SIGKILL)
+    for fd in fds:
+        await ended(fd)
+    await make_local(warm=0)
+    assert not group.exists()
 
 
 async def test_a_supervisor_that_the_system_stops_is_a_lost_run(local: LocalEngine) -> None:

@@ -66,3 +66,10 @@ def model(job: str, worker: Worker) -> str:
     """Ann's model public.m, version 1."""
     worker.finish_training(job)
     return "public.m"
+
+
+@pytest.fixture
+def two_versions(shop: Connection, model: str, worker: Worker) -> str:
+    """Public.m with versions 1 (active) and 2."""
+    worker.finish_training(one(shop, "SELECT kwdbml.train_model('p', 'm', 'shop', true, false)"))
+    return model

@@ -32,13 +32,6 @@ def test_columns_of_show_model(shop: Connection, model: str, call: str) -> None:
     assert columns(shop, call) == [*COLUMNS, ("version", "int4")]
 
 
-@pytest.fixture
-def two_versions(shop: Connection, model: str, worker: Worker) -> str:
-    """Public.m with versions 1 (active) and 2."""
-    worker.finish_training(one(shop, "SELECT kwdbml.train_model('p', 'm', 'shop', true, false)"))
-    return model
-
-
 @pytest.mark.parametrize(
     ("call", "versions"),
     [

@@ -1,6 +1,8 @@
 -- requires: show_jobs
 -- Contract: one row, or 42704 in the same words whether the job does not exist or is not yours.
-CREATE FUNCTION kwdbml.show_job(job_id uuid) RETURNS SETOF kwdbml.job_row LANGUAGE plpgsql STABLE ROWS 1 AS $$
+-- VOLATILE, or it would not see the job in show_job(train_model(…)): a stable function looks through the snapshot that the
+-- statement began with.
+CREATE FUNCTION kwdbml.show_job(job_id uuid) RETURNS SETOF kwdbml.job_row LANGUAGE plpgsql VOLATILE ROWS 1 AS $$
 BEGIN
     PERFORM kwdbml._job_id(job_id::text);
     RETURN QUERY
@@ -13,7 +15,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION kwdbml.show_job(uuid) IS 'one of your jobs (an admin''s: any)';
-CREATE FUNCTION kwdbml.show_job(job_id text) RETURNS SETOF kwdbml.job_row LANGUAGE sql STABLE ROWS 1
+CREATE FUNCTION kwdbml.show_job(job_id text) RETURNS SETOF kwdbml.job_row LANGUAGE sql VOLATILE ROWS 1
 BEGIN ATOMIC
     SELECT * FROM kwdbml.show_job(kwdbml._job_id(job_id));
 END;

@@ -2,26 +2,16 @@
 CREATE FUNCTION kwdbml._waitable_status(job_id uuid) RETURNS text LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     found_status text;
-    written bigint;
-    newest bigint := pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::bigint;
+    written xid;
 BEGIN
     PERFORM kwdbml._job_id(job_id::text);
-    SELECT j.status, j.xmin::text::bigint INTO found_status, written FROM kwdbml.job j WHERE j.id = job_id;
+    SELECT j.status, j.xmin INTO found_status, written FROM kwdbml.job j WHERE j.id = job_id;
     IF found_status IS NULL THEN
         PERFORM kwdbml._no_such_job(job_id);
     END IF;
-    IF found_status = 'RUNNING' AND pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL THEN
-        newest := greatest(newest, pg_catalog.pg_current_xact_id()::text::bigint + 1);
-        -- xmin has 32 bits: give it the epoch of the newest transaction id, or the one before
-        written := written + ((newest >> 32) << 32);
-        IF written > newest THEN
-            written := written - (1::bigint << 32);
-        END IF;
-        -- visible and still in progress: our own
-        IF pg_catalog.pg_xact_status(written::text::xid8) = 'in progress' THEN
-            RAISE EXCEPTION 'job % was submitted by this transaction and starts only when it commits', job_id
-                USING ERRCODE = '55000', HINT = 'Commit first, then wait.';
-        END IF;
+    IF found_status = 'RUNNING' AND kwdbml._written_here(written) THEN
+        RAISE EXCEPTION 'job % was submitted by this transaction and starts only when it commits', job_id
+            USING ERRCODE = '55000', HINT = 'Commit first, then wait.';
     END IF;
     RETURN found_status;
 END

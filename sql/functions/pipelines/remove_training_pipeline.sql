@@ -3,7 +3,7 @@ CREATE FUNCTION kwdbml.remove_training_pipeline(pipeline_name text) RETURNS text
 DECLARE
     parts text[] := kwdbml._name('training pipeline', pipeline_name);
 BEGIN
-    DELETE FROM kwdbml.pipeline p WHERE p.schema = parts[1] AND p.name = parts[2];
+    UPDATE kwdbml.pipeline p SET doomed = true WHERE p.schema = parts[1] AND p.name = parts[2];
     IF NOT FOUND THEN
         IF EXISTS (SELECT FROM kwdbml.pipeline p WHERE p.schema = parts[1] AND p.name = parts[2]) THEN
             RAISE EXCEPTION 'permission denied for training pipeline %.%', parts[1], parts[2]

@@ -217,3 +217,26 @@ def model_evaluate(model_path, metrics, x_test, y_test):
         "BATCH_PREDICT", frame.drop(columns="benign"), "benign", "b", framework="tensorflow", zips=zips
     )
     assert predicted.predictions["t0"].to_pandas().between(0, 1).all()
+
+
+@needs_tensorflow
+@pytest.mark.filterwarnings("ignore")
+def test_keras_without_scripts(jobs: Jobs, iris: pd.DataFrame) -> None:
+    """Saved by us as a SavedModel; a softmax is its likeliest class."""
+    train = """
+import keras
+def model_train(x_train, y_train, x_test, y_test):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(16, "relu"), keras.layers.Dense(3, "softmax")])
+    model.compile(keras.optimizers.Adam(0.05), "sparse_categorical_crossentropy")
+    model.fit(x_train.to_numpy("float32"), y_train.to_numpy(), epochs=20, verbose=0)
+    return model
+"""
+    codes = iris["species"].map({"setosa": 0, "versicolor": 1, "virginica": 2}).astype("int64")
+    frame = iris.iloc[:, :4].assign(y=codes)
+    zips: dict[str, Any] = {"pipeline": {"pipeline/train.py": train}}
+    trained = jobs.run("TRAIN", frame, "y", "m", framework="tensorflow", zips=zips)
+    assert trained.metrics["accuracy"] > 0.8
+    zips = {"model": trained.out / "model.zip"}
+    predicted = jobs.run("BATCH_PREDICT", frame.drop(columns="y"), "y", "m", framework="tensorflow", zips=zips)
+    assert np.mean(predicted.predictions["t0"].to_numpy() == codes) > 0.8
