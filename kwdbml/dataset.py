@@ -20,6 +20,7 @@ import adbc_driver_postgresql.dbapi as adbc
 import psycopg
 import pyarrow as pa
 from adbc_driver_manager import dbapi
+from adbc_driver_manager._reader import AdbcRecordBatchReader
 
 from kwdbml.errors import KwdbmlError, WrongState
 from kwdbml.queries import QUERIES
@@ -145,10 +146,13 @@ class Reader:
                     if self._canceled:
                         raise WrongState("canceled while staging")
                     cursor.execute(statement)
-                    rows = self._copy(cursor.fetch_record_batch(), target, progress)
+                    # not fetch_record_batch, whose reader raises OSError for what the query raises, without SQLSTATE
+                    batches = AdbcRecordBatchReader._import_from_c(cursor.fetch_arrow().address)  # noqa: SLF001
+                    rows = self._copy(batches, target, progress)
             finally:
                 self._cursor = None
-                connection.rollback()
+                with suppress(dbapi.Error):  # a connection that is gone has rolled back
+                    connection.rollback()
         return Staged(json.loads(columns), rows, target.stat().st_size)
 
     @staticmethod

@@ -11,6 +11,7 @@ import functools
 import importlib
 import json
 import re
+import re
 from importlib import resources
 from typing import Any
 
@@ -73,6 +74,8 @@ def parse_json(value: Any, what: str) -> Any:
         return value
     try:
         parsed = json.loads(value, parse_constant=_no_constant)
+        if re.search(r"(?<!\\)(?:\\\\)*\\u0000", value):
+            raise ValueError("PostgreSQL's text cannot hold \\u0000")
         json.dumps(parsed, ensure_ascii=False).encode()  # an escaped half of a character has no bytes
         return parsed
     except (ValueError, RecursionError) as error:

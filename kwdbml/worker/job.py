@@ -7,6 +7,7 @@ the job is gone and its run is in ``kwdbml.cleanup``: then this worker lets go w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -15,7 +16,7 @@ from typing import Any
 import psycopg
 import structlog
 
-from kwdbml.dataset import Connections, Reader, Staged
+from kwdbml.dataset import Connections, DatabaseError, Reader, Staged
 from kwdbml.engines.base import Engine, Handle, RunState, RunStatus, Workspace
 from kwdbml.errors import EngineError, KwdbmlError
 from kwdbml.store import FENCED, RETRYABLE, Claim, Store
@@ -27,6 +28,7 @@ log = structlog.get_logger()
 _FOLLOW = 0.5  # seconds between looks at a run's log
 _AT_A_LOOK, _EVERYTHING = 4, 1_000_000  # chunks of a log, of at most a MiB
 _LANDING_TRIES = 6
+_STAGING_TRIES = 3
 
 
 class Fenced(Exception):
@@ -65,7 +67,8 @@ class Attempt:
             self._spec = await self._store.spec(self.claim)
             if handle is None:
                 handle = await self._start()
-            await self._land(handle, await self._follow(handle))
+            status = await self._outlast(self._follow, handle)
+            await self._outlast(self._land, handle, status)
         except Canceled:
             await self._guard(self._stop(handle))
         except Fenced:
@@ -91,14 +94,24 @@ class Attempt:
             inputs.write_spec(workspace.inputs, self.claim, self._spec, staged, files)
             self._check()
             await self._store.update(self.claim, phase="launching")
-            handle = await self._engine.launch(run, workspace)
-        except BaseException:
+            return await self._engine.launch(run, workspace)
+        except Exception:  # not when we are told to let go: the run may have begun, and the engine frees what has not
             await self._engine.abandon(workspace)
             raise
-        await self._store.update(self.claim, phase="running", handle=handle)
-        return handle
 
     async def _stage(self, workspace: Workspace) -> Staged:
+        """Read the data; again when the connection broke, but not for ever: it may be the query that breaks it."""
+        for n in range(1, _STAGING_TRIES):
+            try:
+                return await self._stage_once(workspace)
+            except DatabaseError as error:
+                if not _away(error):
+                    raise
+                self._log.info("staging.again", why=str(error))
+            await self._pause(n)
+        return await self._stage_once(workspace)
+
+    async def _stage_once(self, workspace: Workspace) -> Staged:
         reader = Reader(self._connections)
         loop = asyncio.get_running_loop()
         claim = self.claim
@@ -116,10 +129,13 @@ class Attempt:
             return work.result()
         finally:
             canceled.cancel()
+            if not work.done():  # we are told to let go
+                reader.cancel()
             self._connections.prepare()
 
     async def _follow(self, handle: Handle) -> RunStatus:
         """Until the run has ended: its log and progress go to the database as they come."""
+        await self._store.update(self.claim, phase="running", handle=handle)
         kept = KeptLog()
         seen: tuple[str | None, float | None] = (None, None)
         while True:
@@ -191,6 +207,25 @@ class Attempt:
                 self._log.info("landing.again", sqlstate=code)
                 await asyncio.sleep(random.uniform(0.1, 0.4) * 2**n)
 
+    async def _outlast(self, work: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+        """Do it, again for as long as the database is away: the run goes on meanwhile. Fenced when somebody else has it."""
+        n = 0
+        while True:
+            try:
+                return await work(*arguments)
+            except psycopg.OperationalError as error:
+                if not _away(error):
+                    raise
+                self._log.warning("database.away", why=str(error))
+            n += 1
+            await self._pause(n)
+
+    async def _pause(self, n: int) -> None:
+        """Some time, longer with each try; ends early, with the reason, when the attempt is canceled or lost."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._canceled.wait(), min(random.uniform(0.1, 0.3) * 2**n, 5.0))
+        self._check()
+
     # -- ends ----------------------------------------------------------------------------------------------------
 
     def _check(self) -> None:
@@ -208,35 +243,38 @@ class Attempt:
                 pass
         await self._store.end(self.claim)
         self._log.info("job.canceled")
-        if handle is not None:
-            await self._clean(handle)
+        await self._clean(handle)
 
     async def _failed(self, error: Exception, handle: Handle | None) -> None:
         """What went wrong outside the run: the user's data or rights, the engine, the database, or ourselves."""
-        if self._lost or (getattr(error, "sqlstate", None) == FENCED and not isinstance(error, EngineError)):
-            await self._let_go(handle)
+        # code of a user may raise that one too, while the data is read
+        fenced = getattr(error, "sqlstate", None) == FENCED and not isinstance(error, EngineError)
+        if self._lost or (fenced and await self._let_go(handle)):
             return
-        if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
-            # the database is away: the lease runs out, and whoever comes next finds the run
+        if isinstance(error, psycopg.OperationalError) and _away(error):
+            # the lease runs out, and whoever comes next finds the run
             self._log.warning("database.away", why=str(error))
             return
         self._log.info("attempt.failed", error=str(error), exc_info=not isinstance(error, KwdbmlError | psycopg.Error))
-        retry = isinstance(error, EngineError) and error.retryable
+        retry = (isinstance(error, EngineError) and error.retryable) or _away(error)
         await self._store.fail(self.claim, _described(error), retry=retry)
-        if handle is not None:
-            await self._clean(handle)
+        await self._clean(handle)
 
-    async def _let_go(self, handle: Handle | None) -> None:
-        """Somebody else decided. When that was a cancel, the attempt is still ours to end."""
+    async def _let_go(self, handle: Handle | None) -> bool:
+        """Whether somebody else decided. When that was a cancel, the attempt is still ours to end."""
         answers = await self._store.heartbeat([self.claim.token], timedelta(seconds=30))
-        if answers.get(self.claim.token) == "CANCELED":
+        status = answers.get(self.claim.token)
+        if status == "CANCELED":
             await self._stop(handle)
-        else:
+        elif status is None:
             self._log.info("attempt.fenced")
+        return status != "RUNNING"
 
-    async def _clean(self, handle: Handle) -> None:
+    async def _clean(self, handle: Handle | None) -> None:
         """Best effort: the row in kwdbml.cleanup stays until it has worked."""
-        await self._engine.cleanup(handle)
+        handle = handle or await self._engine.find(self.claim.run_name)
+        if handle is not None:
+            await self._engine.cleanup(handle)
         await self._store.cleaned(self.claim.run_name)
 
     async def _guard(self, ending: Awaitable[None]) -> None:
@@ -244,6 +282,13 @@ class Attempt:
             await ending
         except Exception as error:  # noqa: BLE001 the lease runs out, and the next worker ends it
             self._log.warning("attempt.unfinished", why=str(error), exc_info=True)
+
+
+def _away(error: Exception) -> bool:
+    """Whether the connection is what failed, or the server that it went to."""
+    if not isinstance(error, psycopg.OperationalError | DatabaseError):
+        return False
+    return error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))
 
 
 def _described(error: Exception) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def grant_pipeline(db: Connection, grantee: str, privilege: str) -> None:
 
 
 @contextmanager
-def refused(sqlstate: str, *words: str, hint: bool = True) -> Iterator[None]:
+def refused(sqlstate: str, *words: str, hint: bool | str = True) -> Iterator[None]:
     """The block raises exactly this SQLSTATE, its message has all words, and (unless told) a hint says the cure."""
     with pytest.raises(psycopg.Error) as caught:
         yield
@@ -78,6 +78,8 @@ def refused(sqlstate: str, *words: str, hint: bool = True) -> Iterator[None]:
     assert all(word in message for word in words), message
     assert "Traceback" not in str(caught.value)
     assert bool(diagnosis.message_hint) or not hint, message
+    if isinstance(hint, str):
+        assert hint in (diagnosis.message_hint or ""), diagnosis.message_hint
 
 
 @contextmanager

@@ -198,7 +198,7 @@ def test_bad_bundles(ann: Person, content: bytes, sqlstate: str, word: str) -> N
 
 
 def test_scripts_in_the_root_get_their_own_hint(ann: Person) -> None:
-    with pytest.raises(Exception, match="folder pipeline/"):
+    with refused("22023", hint="folder pipeline/"):
         import_pipeline(ann.connection, pipeline=zipped({"train.py": TRAIN_PY}))
 
 
