@@ -25,7 +25,7 @@ INSERT INTO kwdbml.job (type, status, pipeline_name, model_name, creator, creato
     data_query, data_columns)
 SELECT CASE i % 3 WHEN 0 THEN 'TRAIN' WHEN 1 THEN 'EVALUATE' ELSE 'BATCH_PREDICT' END::kwdbml.job_type,
        CASE WHEN i <= 10 THEN 'RUNNING' WHEN i % 100 = 0 THEN 'FAILED' ELSE 'SUCCEEDED' END::kwdbml.job_status,
-       'bench.p', 'bench.m' || i % 20, c.name, to_regrole(c.name), now() - i * interval '10 s',
+       'bench.p', 'bench.m' || i % 21, c.name, to_regrole(c.name), now() - i * interval '10 s',
        CASE WHEN i > 10 THEN now() - i * interval '10 s' + interval '5 s' END,
        '{"train_data": "bench.rows", "immediately_deploy": true, "new_version_if_exists": true}',
        '[{"objective": "auc", "score": 0.9}, {"objective": "f1", "score": 0.8}]', 'SELECT * FROM bench.rows',

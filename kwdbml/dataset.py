@@ -147,7 +147,8 @@ class Reader:
                         raise WrongState("canceled while staging")
                     cursor.execute(statement)
                     # not fetch_record_batch, whose reader raises OSError for what the query raises, without SQLSTATE
-                    batches = AdbcRecordBatchReader._import_from_c(cursor.fetch_arrow().address)  # noqa: SLF001
+                    stream = cursor.fetch_arrow()
+                    batches = AdbcRecordBatchReader._import_from_c(stream.address)  # noqa: SLF001
                     rows = self._copy(batches, target, progress)
             finally:
                 self._cursor = None

@@ -15,5 +15,7 @@ def statement_kind(text: str) -> str | None:
         return None
     if isinstance(parsed, exp.Query | exp.Values):
         return "SELECT INTO" if parsed.find(exp.Into) else None
+    if isinstance(parsed, exp.Condition | exp.Alias):  # "hello world" is an expression to sqlglot
+        return None
     name = (str(parsed.this) if isinstance(parsed, exp.Command) else type(parsed).__name__).upper()
     return f"{'an' if name[:1] in 'AEIOU' else 'a'} {name} statement"

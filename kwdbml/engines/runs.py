@@ -159,18 +159,19 @@ class Records:
     def sweep(self) -> None:
         """Delete workspaces that belong to no recorded run and have no living supervisor: a power failure's."""
         recorded = {str((procs.read_json(str(path)) or {}).get("slot")) for path in self._runs.glob("*.json")}
-        now = time.time()
         for path in self.workspaces.iterdir():
             if path.name in recorded:
                 continue
-            mark = procs.read_json(str(path / "ctl" / "supervisor.json"))
-            if mark is None:
-                abandoned = now - path.stat().st_mtime > _YOUNG
-            else:
-                living = procs.alive(int(str(mark["pid"])), int(str(mark["start"])))
-                abandoned = mark["boot"] != self._boot or not living
-            if abandoned:
-                remove_tree(str(path))
+            # a living supervisor of another worker may delete its own at this very moment
+            with contextlib.suppress(FileNotFoundError):
+                if self._abandoned(path):
+                    remove_tree(str(path))
+
+    def _abandoned(self, workspace: Path) -> bool:
+        mark = procs.read_json(str(workspace / "ctl" / "supervisor.json"))
+        if mark is None:
+            return time.time() - workspace.stat().st_mtime > _YOUNG
+        return mark["boot"] != self._boot or not procs.alive(int(str(mark["pid"])), int(str(mark["start"])))
 
 
 def lost(message: str) -> RunStatus:

@@ -54,7 +54,19 @@ def query(plpy: Any, name: str, *args: Any) -> list[dict[str, Any]]:
     return list(plpy.execute(plan, list(args)))
 
 
+def about_types(plpy: Any, name: str, oids: list[int], *more: list[Any]) -> list[dict[str, Any]]:
+    """``query`` for statements that answer one row per element of their arrays, the first of which are types: of
+    PostgreSQL's own types, which never change, each is asked once per backend."""
+    wanted = list(zip(oids, *more, strict=True))
+    new = [w for w in dict.fromkeys(wanted) if (name, w) not in _TYPES]
+    found = dict(zip(new, query(plpy, name, *map(list, zip(*new, strict=True))), strict=True)) if new else {}
+    _TYPES.update({(name, w): row for w, row in found.items() if w[0] < _FIRST_USER_OID})
+    return [found.get(w) or _TYPES[name, w] for w in wanted]
+
+
 _PLANS: dict[str, Any] = {}
+_TYPES: dict[tuple[str, tuple[Any, ...]], dict[str, Any]] = {}
+_FIRST_USER_OID = 16384  # PostgreSQL's FirstNormalObjectId
 
 
 @functools.cache

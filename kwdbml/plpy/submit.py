@@ -18,7 +18,7 @@ from kwdbml.errors import (
     UndefinedObject,
 )
 from kwdbml.model import METRICS, ProblemType
-from kwdbml.plpy import data, names, query
+from kwdbml.plpy import about_types, data, names, query
 from kwdbml.plpy.settings import Settings, parse
 
 ACTIONS = ("replace", "append", "error")
@@ -185,7 +185,8 @@ def _check_columns(plpy: Any, found: data.DataSet, wanted: list[dict[str, str]],
             f"{argument} lacks column" + ("s " if len(missing) > 1 else " ") + ", ".join(f'"{m}"' for m in missing),
             hint="It has: " + ", ".join(found.names) + ". Columns are found by name.",
         )
-    casts = query(plpy, "feature_casts", [found.names[c["name"]]["oid"] for c in wanted], [c["type"] for c in wanted])
+    oids, types = [found.names[c["name"]]["oid"] for c in wanted], [c["type"] for c in wanted]
+    casts = about_types(plpy, "feature_casts", oids, types)
     for column, cast in zip(wanted, casts, strict=True):
         if cast["staged"] is None:
             kind = found.names[column["name"]]["type"]
@@ -251,7 +252,7 @@ def _check_result(
             f"the result would have {len(found.columns) + len(target)} columns, a table holds {MAX_COLUMNS}",
             hint="Select fewer columns in batch_data.",
         )
-    carried = query(plpy, "carried", [c["oid"] for c in found.columns])
+    carried = about_types(plpy, "carried", [c["oid"] for c in found.columns])
     for column, how in zip(found.columns, carried, strict=True):
         if how["staged"] is None:
             raise InvalidParameter(

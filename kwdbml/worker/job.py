@@ -208,7 +208,7 @@ class Attempt:
                 await asyncio.sleep(random.uniform(0.1, 0.4) * 2**n)
 
     async def _outlast(self, work: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
-        """Do it, again for as long as the database is away: the run goes on meanwhile. Fenced when somebody else has it."""
+        """Do it, and again for as long as the database is away: the run goes on. Fenced when somebody else has it."""
         n = 0
         while True:
             try:

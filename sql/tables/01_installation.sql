@@ -5,8 +5,10 @@ CREATE TABLE kwdbml.installation (
 );
 INSERT INTO kwdbml.installation DEFAULT VALUES;
 
-CREATE FUNCTION kwdbml._installation() RETURNS uuid LANGUAGE sql STABLE PARALLEL SAFE
-BEGIN ATOMIC
-    SELECT id FROM kwdbml.installation;
-END;
+CREATE FUNCTION kwdbml._installation() RETURNS uuid LANGUAGE plpgsql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (SELECT i.id FROM kwdbml.installation i);
+END
+$$;
 COMMENT ON FUNCTION kwdbml._installation() IS 'the id of this installation; part of the name of every run';

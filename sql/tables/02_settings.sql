@@ -6,9 +6,10 @@ CREATE TABLE kwdbml.settings (
 );
 COMMENT ON TABLE kwdbml.settings IS 'settings of the deployment, written by admins: bundle_limit and model_limit (bytes), default_engine, default_ttl (seconds)';
 
-CREATE FUNCTION kwdbml._setting(setting text) RETURNS jsonb LANGUAGE sql STABLE PARALLEL SAFE
-BEGIN ATOMIC
-    SELECT coalesce(
+CREATE FUNCTION kwdbml._setting(setting text) RETURNS jsonb LANGUAGE plpgsql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN coalesce(
         (SELECT s.value FROM kwdbml.settings s WHERE s.name = setting),
         CASE setting
             WHEN 'bundle_limit' THEN '134217728'::jsonb
@@ -16,5 +17,6 @@ BEGIN ATOMIC
             WHEN 'default_engine' THEN '"local"'::jsonb
             WHEN 'default_ttl' THEN '0'::jsonb
         END);
-END;
+END
+$$;
 COMMENT ON FUNCTION kwdbml._setting(text) IS 'a setting of the deployment, or its default';

@@ -11,36 +11,40 @@ CREATE FUNCTION kwdbml._is_admin(who name) RETURNS boolean LANGUAGE sql STABLE P
 RETURN coalesce(pg_catalog.pg_has_role(who, pg_catalog.to_regrole('kwdbml_admin'), 'USAGE'), false);
 COMMENT ON FUNCTION kwdbml._is_admin(name) IS 'whether a role has the rights of kwdbml_admin; superusers have';
 
+-- These keep their plans, and nobody's search_path reaches them: policies ask them.
 CREATE FUNCTION kwdbml._pipeline_right(pipeline uuid, wanted text, who name) RETURNS boolean
-LANGUAGE sql STABLE PARALLEL SAFE
-BEGIN ATOMIC
-    SELECT EXISTS (
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN EXISTS (
         SELECT FROM kwdbml.pipeline p
         WHERE p.id = $1
           AND (p.creator = who OR kwdbml._is_admin(who)
                OR EXISTS (SELECT FROM kwdbml.pipeline_privilege g
                           WHERE g.pipeline_id = p.id AND g.privilege = wanted AND kwdbml._has_role(who, g.grantee))));
-END;
+END
+$$;
 COMMENT ON FUNCTION kwdbml._pipeline_right(uuid, text, name) IS 'whether who has a privilege on a pipeline, as far as the caller can see';
 
 CREATE FUNCTION kwdbml._model_right(model uuid, wanted text, who name) RETURNS boolean
-LANGUAGE sql STABLE PARALLEL SAFE
-BEGIN ATOMIC
-    SELECT EXISTS (
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN EXISTS (
         SELECT FROM kwdbml.model m
         WHERE m.id = $1
           AND (m.creator = who OR kwdbml._is_admin(who)
                OR EXISTS (SELECT FROM kwdbml.model_privilege g
                           WHERE g.model_id = m.id AND g.privilege = wanted AND kwdbml._has_role(who, g.grantee))));
-END;
+END
+$$;
 COMMENT ON FUNCTION kwdbml._model_right(uuid, text, name) IS 'whether who has a privilege on a model, as far as the caller can see';
 
 CREATE FUNCTION kwdbml._version_right(version uuid, wanted text, who name) RETURNS boolean
-LANGUAGE sql STABLE PARALLEL SAFE
-BEGIN ATOMIC
-    SELECT EXISTS (SELECT FROM kwdbml.model_version v
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM kwdbml.model_version v
                    WHERE v.id = $1 AND kwdbml._model_right(v.model_id, $2, $3));
-END;
+END
+$$;
 COMMENT ON FUNCTION kwdbml._version_right(uuid, text, name) IS 'whether who has a privilege on the model of a version';
 
 DO $$

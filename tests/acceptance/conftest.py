@@ -38,8 +38,10 @@ def serve(worker_dsn: str, tmp_path: Path) -> Iterator[Serve]:
             env = os.environ | {VARIABLE: str(send)}
             started.append(subprocess.Popen(command, stderr=file, env=env, pass_fds=[send]))
         os.close(send)
-        with os.fdopen(receive, "rb") as pipe:
-            assert pipe.read() == READY, log.read_text(encoding="utf-8", errors="replace")
+        try:
+            assert os.read(receive, 64) == READY, log.read_text(encoding="utf-8", errors="replace")
+        finally:
+            os.close(receive)
 
     yield serve
     codes = []
