@@ -125,7 +125,7 @@ class Engine(Protocol):
         """How it stands. An unknown handle is LOST."""
 
     async def wait(self, handle: Handle, timeout: float) -> RunStatus:
-        """Like poll, but returns when the run has ended, its progress or log has grown, or ``timeout`` seconds later."""
+        """Like poll, but returns when the run has ended, its progress or log has grown, or after ``timeout`` s."""
 
     async def logs(self, handle: Handle, cursor: int = 0) -> LogChunk:
         """What the run printed after ``cursor`` (0: from the start)."""
