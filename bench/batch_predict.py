@@ -16,7 +16,7 @@ from bench.server import Server, Site, WorkerProcess
 _TABLE = """
 CREATE TABLE bench.events AS
 SELECT i::bigint AS id, sin(i) * 100 AS a, cos(i) AS b, CASE WHEN i %% 10 > 0 THEN i %% 97 / 7.0::float8 END AS c,
-       (i * 7919 %% 1000)::integer AS d, (i %% 365)::integer AS e, 'k' || i %% 50 AS k, 'g' || i %% 7 AS g,
+       (i::bigint * 7919 %% 1000)::integer AS d, (i %% 365)::integer AS e, 'k' || i %% 50 AS k, 'g' || i %% 7 AS g,
        sin(i) + i %% 50 / 50.0 > 0.7 AS y
 FROM generate_series(1, %s) AS i"""
 _PIPELINE = """

@@ -22,7 +22,7 @@ COLUMNS = ("id", "a", "b", "c", "d", "e", "k", "y")
 
 _TABLE = """
 CREATE TABLE bench.rows AS
-SELECT i::bigint AS id, sin(i) * 100 AS a, cos(i) AS b, i / 7.0::float8 AS c, (i * 7919 %% 1000)::integer AS d,
+SELECT i::bigint AS id, sin(i) * 100 AS a, cos(i) AS b, i / 7.0::float8 AS c, (i::bigint * 7919 %% 1000)::integer AS d,
        (i %% 365)::integer AS e, 'k' || i %% 50 AS k, i %% 3 = 0 AS y
 FROM generate_series(1, %s) AS i"""
 _PIPELINE = """

@@ -2133,7 +2133,8 @@ $$;
 COMMENT ON FUNCTION kwdbml.worker_rehearse() IS 'for workers: warms up a backend that will stage';
 
 -- -------- sql/views/jobs.sql
--- For people and BI tools: flat, ids as text, the phase beside the status.
+-- For people and BI tools: flat, ids as text, the phase beside the status. Nothing in it is volatile: a page of a list
+-- would evaluate every row first.
 CREATE VIEW kwdbml.jobs WITH (security_invoker = true) AS
 SELECT j.id::text AS id,
        j.type::text AS type,
@@ -2163,7 +2164,7 @@ SELECT j.id::text AS id,
        a.worker,
        a.started,
        greatest(j.updated, a.updated) AS updated,
-       coalesce(j.finished, CASE WHEN j.status = 'RUNNING' THEN pg_catalog.clock_timestamp() END) - a.started AS duration,
+       coalesce(j.finished, CASE WHEN j.status = 'RUNNING' THEN pg_catalog.statement_timestamp() END) - a.started AS duration,
        j.rows_read,
        j.rows_dropped,
        j.rows_written,

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,7 +24,8 @@ from kwdbml.store import Claim, Landing, Store
 
 CHUNK = 8 * 1024 * 1024
 _RESULT_LIMIT = 16 * 1024 * 1024
-_PREDICTIONS_LIMIT = 1 << 44
+_OUTPUT_LIMIT = 1 << 44
+_HANDS_OFF = "It is written by kwdbml after your functions have returned: leave it alone."
 _MAX_METRICS = 1000
 _TEXT_LIMIT = 10_000
 
@@ -70,13 +71,13 @@ def outcome_of(workspace: Workspace, problem_type: str) -> dict[str, Any]:
             {"objective": clean(str(m["objective"])), "score": _score(m["score"])}
             for m in (found.get("metrics") or [])[:_MAX_METRICS]
         ]
-        counts = {k: int(found.get(k) or 0) for k in ("rows_read", "rows_dropped")}
+        counts = {k: _count(found.get(k) or 0) for k in ("rows_read", "rows_dropped")}
         libraries = {str(k): str(v) for k, v in (found.get("libraries") or {}).items()}
     except FileNotFoundError:
         raise InvalidParameter(
             "the step ended without a result", hint="Do not end the process from the script (os._exit)."
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InvalidParameter(
             f"the step's result.json is not what it should be: {error}", hint="Do not write result.json from a script."
         ) from None
@@ -95,6 +96,13 @@ def outcome_of(workspace: Workspace, problem_type: str) -> dict[str, Any]:
 
 def _score(value: Any) -> float | None:
     return float(value) if value is not None and math.isfinite(float(value)) else None
+
+
+def _count(value: Any) -> int:
+    count = int(value)
+    if not 0 <= count < 1 << 63:
+        raise ValueError(f"{count} is no number of rows")
+    return count
 
 
 def file_hash(path: Path) -> str:
@@ -136,7 +144,7 @@ async def land_metrics(store: Store, claim: Claim, outcome: dict[str, Any]) -> N
 
 async def _put(landing: Landing, workspace: Workspace, kind: str, limit: int) -> dict[str, Any]:
     digest, size, artefact, number = hashlib.sha256(), 0, None, 0
-    with open_output(workspace.outputs, f"{kind}.zip", limit=1 << 44) as file:
+    with _open(workspace.outputs, f"{kind}.zip") as file:
         total = file.seek(0, 2)
         if total > limit:
             raise LimitExceeded(
@@ -165,7 +173,7 @@ class ResultRows:
         """Batches with the table's columns in its order; ``columns`` as worker_result_open answers them."""
         targets = [pa.field(c["name"], _ARROW[c["type"]]) for c in columns[len(self._carried) :]]
         with pa.OSFile(str(self._data)) as ours, self._open_predictions() as theirs:
-            predictions = _Slices(_validated(_batches(theirs)))
+            predictions = _Slices(_validated(theirs, len(targets)))
             for batch in _batches(ours):
                 made = predictions.take(batch.num_rows)
                 arrays = [batch.column(c) for c in self._carried]
@@ -175,7 +183,15 @@ class ResultRows:
             predictions.expect_end()
 
     def _open_predictions(self) -> pa.PythonFile:
-        return pa.PythonFile(open_output(self._outputs, "predictions.arrow", limit=_PREDICTIONS_LIMIT), mode="r")
+        return pa.PythonFile(_open(self._outputs, "predictions.arrow"), mode="r")
+
+
+def _open(outputs: Path, name: str) -> BinaryIO:
+    """One of the step's outputs; InvalidParameter when it is not there."""
+    try:
+        return open_output(outputs, name, limit=_OUTPUT_LIMIT)
+    except FileNotFoundError:
+        raise InvalidParameter(f"the step ended without {name}", hint=_HANDS_OFF) from None
 
 
 _ARROW = {"double precision": pa.float64(), "bigint": pa.int64(), "boolean": pa.bool_(), "text": pa.string()}
@@ -187,11 +203,16 @@ def _batches(file: Any) -> Iterator[pa.RecordBatch]:
         yield reader.get_batch(number)
 
 
-def _validated(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _validated(file: Any, columns: int) -> Iterator[pa.RecordBatch]:
     """Arrow that came out of a sandbox: offsets and lengths are checked before anything reads through them."""
-    for batch in batches:
-        batch.validate(full=True)
-        yield batch
+    try:
+        for batch in _batches(file):
+            batch.validate(full=True)
+            if batch.num_columns != columns:
+                raise InvalidParameter(f"predictions.arrow has {batch.num_columns} columns, not {columns}", hint=_HANDS_OFF)
+            yield batch
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise InvalidParameter(f"predictions.arrow is damaged: {error}", hint=_HANDS_OFF) from None
 
 
 def _cast(array: pa.Array, field: pa.Field) -> pa.Array:

@@ -37,6 +37,7 @@ class Worker:
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    _letting_go: bool = False
     _attempts: dict[UUID, Attempt] = field(default_factory=dict)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -68,6 +69,7 @@ class Worker:
     def stop(self) -> None:
         """Drain; the second time: let go."""
         if self._stopping.is_set():
+            self._letting_go = True
             for task in self._tasks:
                 task.cancel()
         self._stopping.set()
@@ -84,12 +86,10 @@ class Worker:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), self.settings.sweep)
             log.info("worker.draining", jobs=len(self._tasks))
-            while self._tasks:
-                await asyncio.wait(self._tasks)
+            while self._tasks and not self._letting_go:
+                await asyncio.wait(self._tasks, timeout=1.0)
         finally:
-            for helper in helpers:
-                helper.cancel()
-            await asyncio.gather(*helpers, *self._tasks, return_exceptions=True)
+            await _cancel([*helpers, *self._tasks])
 
     async def _take(self) -> bool:
         """Claim a job and set to work on it; whether there was one."""
@@ -191,3 +191,13 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
                 loop.add_signal_handler(number, self.stop)
+
+
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel until they have ended: Python 3.11's wait_for, also psycopg's, swallows a cancellation that comes together
+    with what it waits for."""
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=1.0)

@@ -33,7 +33,8 @@ def serve(worker_dsn: str, tmp_path: Path) -> Iterator[Serve]:
 
     def serve(*flags: str) -> None:
         receive, send = os.pipe()
-        command = [sys.executable, "-m", "kwdbml", "worker", "--dsn", worker_dsn, "--scratch", str(base / "engine"), *flags]
+        options = ["--dsn", worker_dsn, "--scratch", str(base / "engine"), *flags]
+        command = [sys.executable, "-m", "kwdbml", "worker", *options]
         with log.open("ab") as file:
             env = os.environ | {VARIABLE: str(send)}
             started.append(subprocess.Popen(command, stderr=file, env=env, pass_fds=[send]))

@@ -55,7 +55,8 @@ class Tour:
                                           UNION ALL (TABLE carried EXCEPT ALL TABLE given)) AS d),
                    (SELECT count(*) FROM rides_predicted WHERE late = prediction)""").fetchone()
         assert row is not None
-        return row
+        given, answered, different, right = map(int, row)
+        return given, answered, different, right
 
     def of(self, *words: str) -> list[Rows]:
         """The answers to all statements that hold these words."""

@@ -1,0 +1,172 @@
+"""The database goes away and comes back, or says try again: jobs land once, and nothing is started twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from kwdbml.engines.fake import FakeWorld
+from tests.fixtures.faults import Wire
+from tests.worker import plays
+from tests.worker.conftest import Employ
+from tests.worker.site import Gate, Site
+
+MakeWire = Callable[[str], Wire]
+
+
+@dataclass
+class Line:
+    """The worker's way to the server, and how it fails: ``fail`` breaks what is connected, ``mend`` lets it come back."""
+
+    dsn: str
+    fail: Callable[[], Any]
+    mend: Callable[[], Any]
+
+
+async def _nothing() -> None:
+    pass
+
+
+@pytest.fixture(params=["cut", "terminated"])
+def line(request: pytest.FixtureRequest, wire: MakeWire, worker_dsn: str, site: Site) -> Line:
+    """A wire that is cut, or a server that ends the worker's backends."""
+    if request.param == "cut":
+        through = wire(worker_dsn)
+        return Line(
+            through.dsn, lambda: asyncio.to_thread(through.cut), lambda: asyncio.to_thread(through.mend)
+        )
+    user = worker_dsn.split("//")[1].split(":")[0]
+    terminate = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = %s"
+    return Line(worker_dsn, lambda: site.rows(terminate, user), _nothing)
+
+
+async def test_while_staging(site: Site, employ: Employ, world: FakeWorld, gate: Gate, line: Line) -> None:
+    await employ(dsn=line.dsn)
+    job = await site.train(gate.data)
+    await gate.waited_for(site)
+    await line.fail()
+    await gate.open()
+    await line.mend()
+    await site.one_landed(job)
+    assert len(world.launches) == 1
+
+
+async def test_while_following(site: Site, employ: Employ, world: FakeWorld, line: Line) -> None:
+    world.script = held = plays.Held()
+    await employ(dsn=line.dsn)
+    job = await site.train()
+    await held.at.wait()
+    await site.until("SELECT progress = 0.5 FROM kwdbml.jobs")
+    await line.fail()
+    world.jobs[world.launches[0]].print("said while nobody listened")
+    await line.mend()
+    await site.until("SELECT count(*) = 1 FROM kwdbml.job_logs(%s)", job)
+    held.go.set()
+    await site.one_landed(job)
+    assert len(world.launches) == 1
+
+
+async def test_while_landing(site: Site, employ: Employ, world: FakeWorld, line: Line, dsn: str) -> None:
+    await site.model()
+    async with await psycopg.AsyncConnection.connect(dsn) as blocker:
+        await blocker.execute("SELECT FROM kwdbml.model FOR UPDATE")
+        await employ(dsn=line.dsn)
+        job = await site.train(new_version=True)
+        await site.until("SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        await line.fail()
+    await line.mend()
+    await site.succeeded(job)
+    assert await site.attempts(job) == [(1, "SUCCEEDED")]
+    assert await site.versions() == [(1, True), (2, False)]
+    assert len(world.launches) == 1
+
+
+async def test_while_idle(site: Site, employ: Employ, line: Line) -> None:
+    await employ(dsn=line.dsn)
+    await line.fail()
+    await line.mend()
+    await site.one_landed(await site.train())
+
+
+async def test_while_rows_are_written(site: Site, employ: Employ, world: FakeWorld, line: Line, dsn: str) -> None:
+    await site.model(target=[{"name": "y", "type": "INT"}])
+    await site.as_ann.execute("CREATE TABLE answers (id int, x float8, late int, y bigint)")
+    async with await psycopg.AsyncConnection.connect(dsn) as blocker:
+        await blocker.execute("LOCK TABLE answers IN ROW EXCLUSIVE MODE")
+        await employ(dsn=line.dsn)
+        job = await site.predict(action="append")
+        await site.until("SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        await line.fail()
+    await line.mend()
+    await site.succeeded(job)
+    assert await site.value("SELECT count(*) FROM answers") == 50
+    assert len(world.launches) == 1
+
+
+async def test_a_connection_that_a_query_breaks_again_and_again(site: Site, employ: Employ, world: FakeWorld, gate: Gate) -> None:
+    """It may be the query's fault: after a few tries that is an error."""
+    await employ()
+    job = await site.train(gate.data)
+    seen: set[int] = set()
+    for _ in range(3):
+        victim = await gate.waited_for(site)
+        assert victim not in seen
+        seen.add(victim)
+        await site.run("SELECT pg_terminate_backend(%s, 10000)", victim)
+    error = await site.failed(job)
+    assert error["type"] == "AdminShutdown"
+    assert world.launches == []
+
+
+async def test_a_deadlock_is_retried(site: Site, employ: Employ, world: FakeWorld, dsn: str) -> None:
+    """We hold the job and then want the model; the landing holds the model and then wants the job, and is the victim."""
+    await site.model()
+    options = "-c deadlock_timeout=60s"
+    async with await psycopg.AsyncConnection.connect(dsn, options=options) as blocker:
+        world.script = held = plays.Held()
+        job = await site.train(new_version=True)
+        await employ()
+        await held.at.wait()
+        await blocker.execute("SELECT FROM kwdbml.job FOR UPDATE")
+        held.go.set()
+        await site.until("SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        await blocker.execute("SELECT FROM kwdbml.model FOR UPDATE")
+    await site.succeeded(job)
+    assert await site.versions() == [(1, True), (2, False)]
+
+
+async def test_a_serialization_failure_is_retried(site: Site, employ: Employ, dsn: str, worker_dsn: str) -> None:
+    """Also where somebody has given the worker's role another isolation level."""
+    await site.model()
+    user = worker_dsn.split("//")[1].split(":")[0]
+    await site.run(
+        sql.SQL("ALTER ROLE {} SET default_transaction_isolation = 'repeatable read'").format(sql.Identifier(user))
+    )
+    async with await psycopg.AsyncConnection.connect(dsn) as blocker:
+        await blocker.execute("UPDATE kwdbml.model SET description = 'changed'")
+        await employ()
+        job = await site.train(new_version=True)
+        await site.until("SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        await blocker.commit()
+    await site.succeeded(job)
+    assert await site.versions() == [(1, True), (2, False)]
+
+
+async def test_a_lock_timeout_is_retried(site: Site, employ: Employ, dsn: str) -> None:
+    await site.model()
+    waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    async with await psycopg.AsyncConnection.connect(dsn) as blocker:
+        await blocker.execute("SELECT FROM kwdbml.model FOR UPDATE")
+        await employ()
+        job = await site.train(new_version=True)
+        await site.until(waiting)
+        await site.until("SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock')")
+    await site.succeeded(job)
+    assert await site.attempts(job) == [(1, "SUCCEEDED")]
+    assert await site.versions() == [(1, True), (2, False)]
