@@ -8,23 +8,11 @@ import os
 import signal
 import sys
 from contextlib import ExitStack
-from dataclasses import dataclass
 
-from bench.report import Result, say
+from bench.report import Result, Scale, say
 from bench.server import Server, start
 
 NAMES = ("staging", "train", "batch_predict", "submit", "pickup", "concurrency", "show_jobs", "memory")
-
-
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """How much of everything. ``smoke`` shrinks it until the bench only shows that it runs."""
-
-    rounds: int
-    smoke: bool
-
-    def rows(self, full: int, smoke: int) -> int:
-        return smoke if self.smoke else full
 
 
 def one(name: str, server: Server, scale: Scale) -> Result:

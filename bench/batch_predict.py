@@ -1,7 +1,7 @@
 """batch_predict: 1,000,000 rows and their prediction into a new table, against read_sql + predict + to_sql.
 
-The peer (``peers/predict.py``) counts from after its imports: a fresh process per round, because that is how much memory
-it needs. Its ``to_sql`` uses a COPY callable, the fastest that pandas' documentation offers.
+The peer (``peers/predict.py``) is a fresh process per round and counts from after its imports. Its ``to_sql`` uses a
+COPY callable, the fastest that pandas' documentation offers.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from bench.__main__ import Scale
-from bench.report import Clock, Result, alternate, median, progress, say, spread
+from bench.report import Clock, Result, Scale, alternate, median, progress, say, spread
 from bench.server import Server, Site, WorkerProcess
 
 _TABLE = """

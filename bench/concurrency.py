@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from bench import flights
-from bench.__main__ import Scale
-from bench.report import Clock, Result, alternate, median, say, spread
+from bench.report import Clock, Result, Scale, alternate, median, say, spread
 from bench.server import Server, Site, WorkerProcess
 
 _SUBMIT = "SELECT kwdbml.train_model('bench.late', %s, 'bench.late_flights', true, true, %s::text)"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from bench.__main__ import Scale
-from bench.report import Clock, Result, progress, say
+from bench.report import Clock, Result, Scale, progress, say
 from bench.server import Server, Site
 
 LIMIT = 300 * 1000 * 1000  # bytes
@@ -41,6 +40,4 @@ def run(server: Server, scale: Scale) -> Result:
         assert written == rows
         say(f"  {rows:,} rows, {_sizes(site)} as a table, staged, predicted and written back in {clock.seconds:.1f} s")
     say(f"  the worker's VmHWM: {before / 1e6:.0f} MB before, {peak / 1e6:.0f} MB after")
-    return Result(
-        "memory", f"{peak / 1e6:.0f}MB", "-", f"{peak / LIMIT:.2f}", f"<{LIMIT / 1e6:.0f}MB", peak < LIMIT
-    )
+    return Result("memory", f"{peak / 1e6:.0f}MB", "-", f"{peak / LIMIT:.2f}", f"<{LIMIT / 1e6:.0f}MB", peak < LIMIT)

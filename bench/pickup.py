@@ -6,8 +6,7 @@ import io
 import time
 import zipfile
 
-from bench.__main__ import Scale
-from bench.report import Result, alternate, median, say, spread
+from bench.report import Result, Scale, alternate, median, say, spread
 from bench.server import Server, Site, WorkerProcess
 
 LIMIT = 0.150  # seconds

@@ -18,6 +18,17 @@ def say(text: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class Scale:
+    """How much of everything. ``smoke`` shrinks it until the bench only shows that it runs."""
+
+    rounds: int
+    smoke: bool
+
+    def rows(self, full: int, smoke: int) -> int:
+        return smoke if self.smoke else full
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """What a bench claims. Values are texts with their unit and without spaces; an absent peer is ``-``."""
 

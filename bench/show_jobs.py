@@ -12,8 +12,7 @@ from typing import LiteralString
 
 from psycopg import sql
 
-from bench.__main__ import Scale
-from bench.report import Clock, Result, alternate, median, progress, say, spread
+from bench.report import Clock, Result, Scale, alternate, median, progress, say, spread
 from bench.server import Server, Site
 
 LIMIT = 0.010  # seconds
@@ -21,8 +20,8 @@ CALLS = 20
 _STRANGERS = 7
 #: Three tenths are the role's, the rest strangers'; of every hundred one failed, and the newest ten run.
 _JOBS = """
-INSERT INTO kwdbml.job (type, status, pipeline_name, model_name, creator, creator_oid, created, finished, settings, result,
-    data_query, data_columns)
+INSERT INTO kwdbml.job (type, status, pipeline_name, model_name, creator, creator_oid, created, finished, settings,
+    result, data_query, data_columns)
 SELECT CASE i % 3 WHEN 0 THEN 'TRAIN' WHEN 1 THEN 'EVALUATE' ELSE 'BATCH_PREDICT' END::kwdbml.job_type,
        CASE WHEN i <= 10 THEN 'RUNNING' WHEN i % 100 = 0 THEN 'FAILED' ELSE 'SUCCEEDED' END::kwdbml.job_status,
        'bench.p', 'bench.m' || i % 21, c.name, to_regrole(c.name), now() - i * interval '10 s',

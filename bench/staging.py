@@ -14,8 +14,7 @@ import pandas as pd
 import psycopg
 from sqlalchemy import create_engine
 
-from bench.__main__ import Scale
-from bench.report import Clock, Result, alternate, median, progress, say, spread
+from bench.report import Clock, Result, Scale, alternate, median, progress, say, spread
 from bench.server import Server, Site, WorkerProcess
 
 COLUMNS = ("id", "a", "b", "c", "d", "e", "k", "y")
@@ -86,7 +85,8 @@ def run(server: Server, scale: Scale) -> Result:
             sides = _Sides(site, worker)
             sides.copy()  # the table is in memory from here on, for all sides
             taken = alternate(scale.rounds, ours=sides.ours, copy=sides.copy, read_sql=sides.read_sql)
-    say(f"  {rows:,} rows × {len(COLUMNS)} columns, table in cache, sandbox warm; peers in a warm interpreter, 1 thread")
+    say(f"  {rows:,} rows × {len(COLUMNS)} columns, table in cache")
+    say("  ours: from before COMMIT is sent, warm worker and sandbox; peers: warm interpreter, 1 thread")
     spread(taken, "s")
     ours, copy, pandas = (median(taken[name]) for name in ("ours", "copy", "read_sql"))
     return Result(

@@ -1,4 +1,4 @@
-"""submit: ``train_model`` calls a second on one connection, each its own transaction, against procrastinate's ``defer``.
+"""submit: ``train_model`` calls a second on one connection, a transaction each, against procrastinate's ``defer``.
 
 Nobody works the jobs off meanwhile, on either side. procrastinate has its synchronous psycopg connector with a pool of
 one connection, an opened app, and a task with one argument per argument of ours.
@@ -6,14 +6,13 @@ one connection, an opened app, and a task with one argument per argument of ours
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import procrastinate
 import psycopg
 
-from bench.__main__ import Scale
-from bench.report import Clock, Result, alternate, median, say, spread
+from bench.report import Clock, Result, Scale, alternate, median, say, spread
 from bench.server import Server, Site
 
 _TABLE = """
@@ -27,7 +26,7 @@ _ARGUMENTS = ("bench.p", "bench.m", "bench.rows")
 
 
 @contextmanager
-def _task(site: Site) -> Iterator[procrastinate.tasks.Task[..., None]]:
+def _defer(site: Site) -> Iterator[Callable[..., object]]:
     """procrastinate in a database of its own on the same server."""
     with psycopg.connect(site.server.dsn("postgres"), autocommit=True) as admin:
         admin.execute("CREATE DATABASE bench_procrastinate OWNER bench")
@@ -40,12 +39,12 @@ def _task(site: Site) -> Iterator[procrastinate.tasks.Task[..., None]]:
         def train(pipeline: str, model: str, data: str, new_version: bool, deploy: bool) -> None:
             raise NotImplementedError
 
-        yield train
+        yield train.defer
 
 
 def run(server: Server, scale: Scale) -> Result:
     calls = scale.rows(500, 20)
-    with server.database("bench_submit") as site, _task(site) as task:
+    with server.database("bench_submit") as site, _defer(site) as defer:
         site.person.execute(_TABLE)
         site.rows(_PIPELINE)
 
@@ -59,7 +58,7 @@ def run(server: Server, scale: Scale) -> Result:
             pipeline, model, data = _ARGUMENTS
             with Clock() as clock:
                 for _ in range(calls):
-                    task.defer(pipeline=pipeline, model=model, data=data, new_version=True, deploy=True)
+                    defer(pipeline=pipeline, model=model, data=data, new_version=True, deploy=True)
             return calls / clock.seconds
 
         ours(), peer()  # both warm

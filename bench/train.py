@@ -10,8 +10,7 @@ import subprocess
 import sys
 
 from bench import flights
-from bench.__main__ import Scale
-from bench.report import Clock, Result, alternate, median, say, spread
+from bench.report import Clock, Result, Scale, alternate, median, say, spread
 from bench.server import Server, Site, WorkerProcess
 
 _SUBMIT = "SELECT kwdbml.train_model('bench.late', 'bench.late', 'bench.late_flights', true, true)"
@@ -46,6 +45,4 @@ def run(server: Server, scale: Scale) -> Result:
     say("  ours: warm worker and sandbox; the peer: fresh interpreter, its imports counted")
     spread(taken, "s")
     mine, theirs = median(taken["ours"]), median(taken["peer"])
-    return Result(
-        "train", f"{mine:.2f}s", f"{theirs:.2f}s", f"{mine / theirs:.2f}", "<=1.0x", mine <= theirs
-    )
+    return Result("train", f"{mine:.2f}s", f"{theirs:.2f}s", f"{mine / theirs:.2f}", "<=1.0x", mine <= theirs)

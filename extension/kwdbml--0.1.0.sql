@@ -25,6 +25,7 @@ CREATE TABLE kwdbml.installation (
     id uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row)
 );
+COMMENT ON TABLE kwdbml.installation IS 'which installation this is among the copies of its database';
 INSERT INTO kwdbml.installation DEFAULT VALUES;
 
 CREATE FUNCTION kwdbml._installation() RETURNS uuid LANGUAGE plpgsql STABLE PARALLEL SAFE
@@ -574,20 +575,17 @@ COMMENT ON FUNCTION kwdbml._no_such_job(uuid) IS 'raises 42704';
 CREATE FUNCTION kwdbml._written_here(xmin xid) RETURNS boolean LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    written bigint := xmin::text::bigint;
-    newest bigint := pg_snapshot_xmax(pg_current_snapshot())::text::bigint;
+    ours bigint := pg_current_xact_id_if_assigned()::text::bigint;
+    ahead bigint := (xmin::text::bigint - ours) & 4294967295;
 BEGIN
-    IF pg_current_xact_id_if_assigned() IS NULL THEN
-        RETURN false;
-    END IF;
-    newest := greatest(newest, pg_current_xact_id()::text::bigint + 1);
-    -- xmin has 32 bits: give it the epoch of the newest transaction id, or the one before
-    written := written + ((newest >> 32) << 32);
-    IF written > newest THEN
-        written := written - (1::bigint << 32);
+    -- xmin has 32 bits: of the ids that end in them, the one nearest to ours; savepoints of ours have later ids
+    IF ahead > 2147483647 THEN
+        ahead := ahead - 4294967296;
     END IF;
     -- visible and still in progress: our own
-    RETURN coalesce(pg_xact_status(written::text::xid8) = 'in progress', false);
+    RETURN coalesce(ours + ahead > 2, false) AND coalesce(pg_xact_status((ours + ahead)::text::xid8) = 'in progress', false);
+EXCEPTION WHEN invalid_parameter_value THEN
+    RETURN false;  -- "in the future": so old that the nearest is a wrong guess
 END
 $$;
 COMMENT ON FUNCTION kwdbml._written_here(xid) IS 'whether a visible row was written by the transaction that asks';
@@ -998,7 +996,8 @@ CREATE FUNCTION kwdbml.job_logs(job_id uuid) RETURNS SETOF kwdbml.log_row LANGUA
 BEGIN ATOMIC
     SELECT (l.attempt - 1) * 1000000000::bigint + l.seq, l.at, l.step, l.stream, l.line
     FROM kwdbml.job_log l
-    WHERE kwdbml._check_job($1) AND l.job_id = $1
+    -- the sub-select keeps the planner from seeing that NULL equals nothing, and from not asking
+    WHERE kwdbml._check_job($1) AND l.job_id = (SELECT $1)
     ORDER BY l.attempt, l.seq;
 END;
 COMMENT ON FUNCTION kwdbml.job_logs(uuid) IS 'what a job printed, line by line, readable while it runs';
@@ -1866,6 +1865,9 @@ DECLARE
     columns jsonb := kwdbml._result_columns(j.data_columns, target);
     names text;
 BEGIN
+    -- From here on the schema keeps its name: otherwise another one could take it, with a table of the same name that runs
+    -- code, after the check; no lock on a table forbids that.
+    PERFORM FROM pg_namespace n WHERE n.nspname = home FOR KEY SHARE;
     IF kwdbml._check_result_table(home, object, columns, action, j.creator) IS NULL THEN
         IF (SELECT c.relpersistence FROM pg_class c WHERE c.oid = to_regclass(format('kwdbml.%I', ours))) <> 'p' THEN
             EXECUTE format('ALTER TABLE kwdbml.%I SET LOGGED', ours);  -- the table there was has vanished meanwhile
@@ -2057,9 +2059,14 @@ BEGIN
        OR NOT (SELECT has_schema_privilege(j.creator, c.relnamespace, 'USAGE') FROM pg_class c WHERE c.oid = rel) THEN
         RETURN NULL;
     END IF;
+    -- against ALTER SCHEMA RENAME, by which another table could take the name; who has no SELECT locks nothing
+    IF NOT has_table_privilege(j.creator, rel, 'SELECT') THEN
+        RETURN NULL;
+    END IF;
+    PERFORM FROM pg_namespace n WHERE n.oid = (SELECT c.relnamespace FROM pg_class c WHERE c.oid = rel) FOR KEY SHARE NOWAIT;
     -- against CREATE INDEX and CREATE STATISTICS; whoever is in our way just sends us the other way
     EXECUTE format('LOCK TABLE %s IN SHARE UPDATE EXCLUSIVE MODE NOWAIT', rel::regclass);
-    RETURN CASE WHEN kwdbml._reads_plainly(rel, names) THEN rel END;
+    RETURN CASE WHEN to_regclass(j.data_relation) = rel::regclass AND kwdbml._reads_plainly(rel, names) THEN rel END;
 EXCEPTION WHEN lock_not_available OR undefined_table OR invalid_name OR syntax_error THEN
     RETURN NULL;
 END

@@ -53,6 +53,7 @@ class Workspace:
 
     path: Path
     slot: str = ""  # the engine's own name for what stands behind it
+    sealed: bool = False  # the run has no way to change what lies in in/, whoever owns it: hard links will do there
 
     @property
     def inputs(self) -> Path:

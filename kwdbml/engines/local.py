@@ -144,7 +144,7 @@ class LocalEngine:
         except OSError as error:
             raise EngineError(f"no sandbox could be started: {error}", retryable=True) from error
         self._opened[slot.name] = (slot, boxed)
-        return Workspace(slot.process.workspace, slot.name)
+        return Workspace(slot.process.workspace, slot.name, sealed=self._inside[boxed] is not None)
 
     async def abandon(self, workspace: Workspace) -> None:
         opened = self._opened.pop(workspace.slot, None)
@@ -185,7 +185,7 @@ class LocalEngine:
 
     def _record(self, name: str, slot: Slot) -> Handle:
         inputs = slot.process.workspace / "in"
-        for path in inputs.iterdir():
+        for path in filter(os.path.isfile, inputs.iterdir()):
             path.chmod(0o444)  # the run is another user; nobody else can come so far
         return self._records.write(name, slot.name, slot.process.pid, slot.process.start)
 

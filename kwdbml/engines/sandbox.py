@@ -98,11 +98,22 @@ class Sandbox:
             "most_processes": _MOST_PROCESSES,
         }
 
-    def _arguments(self, workspace: Path, uid: int | None) -> list[str]:
-        """Bubblewrap's. Directories are made by hand: as root it makes them for itself alone."""
-        out = workspace / "out"
+    def online(
+        self, workspace: Path, command: Sequence[str], *, uid: int | None, disk: int, readable: Sequence[str]
+    ) -> list[str]:
+        """The command line for a program of ours that needs the network: ``command`` in this sandbox, which sees the
+        runtime, its workspace, and ``readable`` of the machine. Bubblewrap's own arguments end with the first ``--``."""
+        wrapped = _bounded(command, uid=uid, disk=disk, processes=self.kind != "plain" or uid is not None)
+        if self.kind == "plain":
+            return wrapped
+        return [self.bwrap, *self._arguments(workspace, uid, online=readable), "--", *wrapped]
+
+    def _arguments(self, workspace: Path, uid: int | None, online: Sequence[str] | None = None) -> list[str]:
+        """Bubblewrap's. Directories are made by hand: as root it makes them for itself alone. ``online``: with the
+        machine's network, and what else of the machine can be read."""
         arguments = ["--die-with-parent", "--new-session", "--hostname", "job", "--chdir", f"{JOB}/out/tmp"]
-        arguments += [f"--unshare-{name}" for name in ("ipc", "pid", "net", "uts", "cgroup-try")]
+        closed = ("ipc", "pid", "uts", "cgroup-try", *(() if online is not None else ("net",)))
+        arguments += [f"--unshare-{name}" for name in closed]
         if self.kind == "user":
             arguments += ["--unshare-user", *(["--disable-userns"] if self.no_further_namespaces else [])]
         else:
@@ -115,12 +126,7 @@ class Sandbox:
                 arguments += ["--symlink", os.readlink(path), path]
             elif os.path.isdir(path):
                 arguments += ["--ro-bind", path, path]
-        mounts = [("--ro-bind-try", path, path) for path in _READABLE]
-        mounts += [("--ro-bind", path, path) for path in self.runtime]
-        for name in _accounts(uid):
-            mounts.append(("--ro-bind", str(workspace / "ctl" / "etc" / name), f"/etc/{name}"))
-        mounts += [("--ro-bind", str(workspace / "in"), f"{JOB}/in"), ("--bind", str(out), f"{JOB}/out")]
-        mounts.append(("--bind", str(out / "tmp"), "/tmp"))
+        mounts = self._mounts(workspace, uid, online or ())
         for directory in _parents(target for _, _, target in mounts):
             arguments += ["--perms", "0755", "--dir", directory]
         arguments += ["--proc", "/proc", "--dev", "/dev"]
@@ -129,6 +135,17 @@ class Sandbox:
             arguments += mount
         # Both are file systems in memory that an ordinary user's job owns: nobody would count what it puts there.
         return [*arguments, "--remount-ro", "/dev", "--remount-ro", "/"]
+
+    def _mounts(self, workspace: Path, uid: int | None, readable: Sequence[str]) -> list[tuple[str, str, str]]:
+        """What of the machine appears inside: (how, path outside, path inside)."""
+        out = workspace / "out"
+        mounts = [("--ro-bind-try", path, path) for path in _READABLE]
+        mounts += [("--ro-bind", path, path) for path in (*self.runtime, *readable)]
+        for name in _accounts(uid):
+            if f"/etc/{name}" not in readable:
+                mounts.append(("--ro-bind", str(workspace / "ctl" / "etc" / name), f"/etc/{name}"))
+        mounts += [("--ro-bind", str(workspace / "in"), f"{JOB}/in"), ("--bind", str(out), f"{JOB}/out")]
+        return [*mounts, ("--bind", str(out / "tmp"), "/tmp")]
 
 
 def environment(inside: str, threads: int) -> dict[str, str]:

@@ -11,7 +11,6 @@ import functools
 import importlib
 import json
 import re
-import re
 from importlib import resources
 from typing import Any
 

@@ -1,5 +1,6 @@
 -- Named statements of the server-side Python, with the types of their parameters. Run as the caller, under the caller's
--- search_path: everything is qualified.
+-- search_path: everything is qualified. A parameter inside a function is a sub-select of its own where it is looked up
+-- by: else every call is planned anew, in the hope that the value tells the planner something.
 
 -- name: resolve_schema(text)
 SELECT n.nspname::text AS name, pg_catalog.has_schema_privilege(n.oid, 'USAGE') AS usage
@@ -12,13 +13,13 @@ SELECT c.relkind::text AS kind, c.relpersistence::text AS persistence, c.reltupl
        n.nspname::text AS schema, c.relname::text AS name,
        pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_table_privilege(c.oid, 'SELECT') AS readable
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE c.oid = pg_catalog.to_regclass($1)
+WHERE c.oid = (SELECT pg_catalog.to_regclass($1))
 
 -- name: relation_columns(text)
 SELECT a.attname::text AS name, a.atttypid::int8 AS oid, a.atttypmod AS typmod,
        pg_catalog.format_type(a.atttypid, a.atttypmod) AS type
 FROM pg_catalog.pg_attribute a
-WHERE a.attrelid = pg_catalog.to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
+WHERE a.attrelid = (SELECT pg_catalog.to_regclass($1)) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
 
 -- name: place(text)
 SELECT pg_catalog.current_database()::text AS db, pg_catalog.current_schema()::text AS current,

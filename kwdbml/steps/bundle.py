@@ -23,6 +23,13 @@ from kwdbml.steps.failure import BadBundle, CalledExit, script_of
 #: Folders of a bundle that hold scripts (and, as the vendor has it, maybe their own requirements and modules).
 SCRIPT_FOLDERS = ("pipeline", "training", "prediction")
 
+#: The bundles that a job may have, as in/NAME.zip, and whose each is in messages.
+BUNDLES = {
+    "pipeline": "the pipeline bundle",
+    "transformer": "the data-preparation bundle",
+    "model": "the model bundle",
+}
+
 
 class Bundle:
     """``root`` is where the ZIP lies unpacked; modules.zip is unpacked beside it, so ``root`` packs as it came."""

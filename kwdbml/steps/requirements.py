@@ -19,7 +19,8 @@ from kwdbml.steps.failure import BadBundle, MissingRequirement
 _HASH = re.compile(r"\s--hash[= ](\S+)")
 _COMMENT = re.compile(r"(^|\s)#.*$")
 #: What a line may be when it is written anew: nothing an installer could take for an option, a path or a variable.
-_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[A-Za-z0-9._,-]+\])?([<>=!~]=?=?[A-Za-z0-9.+!*_-]+,?)*")
+_VERSION = r"[<>=!~]=?=?[A-Za-z0-9.+!*_-]+"
+_PLAIN = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]*(\[[A-Za-z0-9._,-]+\])?({_VERSION}(,{_VERSION})*)?")
 _DIGEST = re.compile(r"(md5|sha224|sha256|sha384|sha512):[0-9a-fA-F]+")
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from kwdbml.frameworks import framework
 from kwdbml.model import JobType
 from kwdbml.steps import evaluate, predict, train
-from kwdbml.steps.bundle import Bundle
+from kwdbml.steps.bundle import BUNDLES, Bundle
 from kwdbml.steps.control import Control
 from kwdbml.steps.data import DataSet
 from kwdbml.steps.failure import BadBundle, error_report
@@ -28,7 +30,8 @@ def run(workspace: Path, control: Control) -> int:
         job = read_job(workspace)
         outcome = Outcome()
         control.enter("prepare")
-        _STEPS[job.type](job, control, outcome)
+        with _packages(job.inputs / "packages"):
+            _STEPS[job.type](job, control, outcome)
         write_json(out / "result.json", outcome.as_json())
         return 0
     except BaseException as error:  # noqa: BLE001 -- whatever user code raises is the job's error
@@ -36,6 +39,21 @@ def run(workspace: Path, control: Control) -> int:
         write_json(out / "error.json", report)
         _print_error(report)
         return 1
+
+
+@contextlib.contextmanager
+def _packages(directory: Path) -> Iterator[None]:
+    """What the worker has installed for the bundles can be imported, after everything that is the runtime's own."""
+    if not directory.is_dir():
+        yield
+        return
+    sys.path.append(str(directory))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        if str(directory) in sys.path:
+            sys.path.remove(str(directory))
 
 
 def _print_error(report: dict[str, Any]) -> None:
@@ -46,15 +64,10 @@ def _print_error(report: dict[str, Any]) -> None:
 
 
 def _user_roots(scratch: Path) -> list[Path]:
-    return [scratch / f"{name}{suffix}" for name in _BUNDLES for suffix in ("", ".modules")]
+    return [scratch / f"{name}{suffix}" for name in BUNDLES for suffix in ("", ".modules")]
 
 
-#: Where in/NAME.zip is unpacked, and whose it is in messages. A new model is put together in "model".
-_BUNDLES = {
-    "pipeline": "the pipeline bundle",
-    "transformer": "the data-preparation bundle",
-    "model": "the model bundle",
-}
+#: Whose scripts see what lies beside them. A new model is put together in "model".
 _FOLDERS = {"pipeline": "pipeline", "transformer": "prediction", "model": "pipeline"}
 
 
@@ -62,7 +75,7 @@ def _bundle(job: Job, name: str) -> Bundle | None:
     """The job's bundle of that name, unpacked; None when it has none."""
     if not job.files.get(name):
         return None
-    return Bundle.unpack(job.inputs / f"{name}.zip", job.scratch / name, _BUNDLES[name], _FOLDERS[name])
+    return Bundle.unpack(job.inputs / f"{name}.zip", job.scratch / name, BUNDLES[name], _FOLDERS[name])
 
 
 def _train(job: Job, control: Control, outcome: Outcome) -> None:

@@ -3,6 +3,7 @@ CREATE TABLE kwdbml.installation (
     id uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row)
 );
+COMMENT ON TABLE kwdbml.installation IS 'which installation this is among the copies of its database';
 INSERT INTO kwdbml.installation DEFAULT VALUES;
 
 CREATE FUNCTION kwdbml._installation() RETURNS uuid LANGUAGE plpgsql STABLE PARALLEL SAFE

@@ -131,7 +131,9 @@ INPUT, OUTPUT = '[{"name": "x", "type": "FLOAT"}]', '{"name": "y", "type": "INT"
 @pytest.mark.parametrize("call", [IMPORT, NAMED_IMPORT])
 @pytest.mark.parametrize("entity", [PIPELINE_ZIP, PIPELINE_ZIP.hex().encode()])
 @pytest.mark.parametrize("nothing", [("null", "BINARY"), ("null", "NULL"), ("null", "VARBINARY")])
-def test_import_training_pipeline(java: Java, db: Connection, call: str, entity: bytes, nothing: tuple[str, str]) -> None:
+def test_import_training_pipeline(
+    java: Java, db: Connection, call: str, entity: bytes, nothing: tuple[str, str]
+) -> None:
     assert java.value(call, "up", "d", "B", "sklearn_1.3", "python_3.8", INPUT, OUTPUT, entity, nothing) == "public.up"
     assert one(db, "SELECT string_agg(chunk, '') FROM kwdbml.artefact_chunk") == PIPELINE_ZIP
 

@@ -57,7 +57,9 @@ def test_an_ordinary_role_schedules_a_training(cron_server: LocalServer) -> None
         ann.execute("CREATE TABLE shop AS SELECT n AS amount, n % 2 = 0 AS late FROM generate_series(1, 20) AS n")
         ann.execute("SELECT kwdbml.create_training_pipeline('p', 'logistic_regression', 'late', 'shop')")
         ann.execute(SCHEDULE)
-        jobs = until(lambda: ann.execute("SELECT type, status, creator, model_name FROM kwdbml.show_jobs()").fetchall(), 75)
+        jobs = until(
+            lambda: ann.execute("SELECT type, status, creator, model_name FROM kwdbml.show_jobs()").fetchall(), 75
+        )
         runs = ann.execute("SELECT status, return_message FROM cron.job_run_details").fetchall()
         assert jobs == [("TRAIN", "RUNNING", "ann", "public.m")], runs
         ann.execute("SELECT cron.unschedule('nightly')")

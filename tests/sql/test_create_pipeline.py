@@ -90,7 +90,9 @@ def test_column_types_become_features(typed: Connection, column_type: str, featu
     assert one(typed, "SELECT features FROM kwdbml.show_training_pipeline('q')") == [{"name": "x", "type": feature}]
 
 
-@pytest.mark.parametrize("column_type", ["json", "jsonb", "bytea", "integer[]", "pair", "int4range", "inet", "xml", "point"])
+@pytest.mark.parametrize(
+    "column_type", ["json", "jsonb", "bytea", "integer[]", "pair", "int4range", "inet", "xml", "point"]
+)
 def test_column_types_that_are_refused_by_name(typed: Connection, column_type: str) -> None:
     run(typed, f"CREATE TABLE t (x {column_type}, y boolean)")
     with refused("22023", '"x"', column_type.split("[")[0]):

@@ -89,7 +89,11 @@ def test_what_is_taken_is_read(things: Connection, worker: Worker, database: str
         ("SELECT * FROM t --\n) AS x; DROP TABLE t --", "22023", "more than one statement"),
         ("WITH d AS (DELETE FROM t RETURNING *) SELECT * FROM d", "22023", "changes data"),
         ("WITH d AS (INSERT INTO t VALUES (1, true) RETURNING *) SELECT * FROM d", "22023", "changes data"),
-        ("WITH a AS (WITH d AS (UPDATE t SET x = 1 RETURNING *) SELECT * FROM d) SELECT * FROM a", "22023", "data-modifying"),
+        (
+            "WITH a AS (WITH d AS (UPDATE t SET x = 1 RETURNING *) SELECT * FROM d) SELECT * FROM a",
+            "22023",
+            "data-modifying",
+        ),
         ("SELECT * INTO other FROM t", "22023", "INTO"),
         ("CREATE TABLE other AS TABLE t", "22023", "CREATE"),
         ("SELECT * FROM t FOR UPDATE", "22023", "locks rows"),
@@ -152,7 +156,9 @@ def test_what_is_refused(things: Connection, data: str | None, sqlstate: str, wo
         ("SELECT x + 'a' AS x, y FROM t", "22P02", "a"),
     ],
 )
-def test_what_postgresql_says_of_a_query_passes_through(things: Connection, data: str, sqlstate: str, word: str) -> None:
+def test_what_postgresql_says_of_a_query_passes_through(
+    things: Connection, data: str, sqlstate: str, word: str
+) -> None:
     with refused(sqlstate, word, hint=False):
         one(things, CREATE, [data])
 
@@ -177,7 +183,9 @@ def test_the_row_says_what_is_read(things: Connection) -> None:
     assert json.dumps(found[0][2]) == json.dumps(found[3][2])
 
 
-def test_a_foreign_table(things: Connection, db: Connection, ann: Person, dsn: str, worker: Worker, tmp_path: Path) -> None:
+def test_a_foreign_table(
+    things: Connection, db: Connection, ann: Person, dsn: str, worker: Worker, tmp_path: Path
+) -> None:
     from psycopg.conninfo import conninfo_to_dict
 
     where = conninfo_to_dict(dsn)

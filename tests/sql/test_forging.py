@@ -65,14 +65,14 @@ STATEMENTS = [
     *(f"LOCK TABLE kwdbml.{table} IN {mode} MODE" for table in ("job", "attempt", "pipeline", "model", "job_log", "cleanup")
       for mode in ("ACCESS EXCLUSIVE", "ROW EXCLUSIVE")),
     "DELETE FROM kwdbml.job", "TRUNCATE kwdbml.job CASCADE", "DELETE FROM kwdbml.job_log", "DELETE FROM kwdbml.job_env",
-    "INSERT INTO kwdbml.attempt (job_id, number, worker, lease_until, engine, run_name)"
-    " SELECT id, 1, 'me', now(), 'local', 'run' FROM kwdbml.job",
+    ("INSERT INTO kwdbml.attempt (job_id, number, worker, lease_until, engine, run_name)"
+    " SELECT id, 1, 'me', now(), 'local', 'run' FROM kwdbml.job"),
     "INSERT INTO kwdbml.job_log SELECT id, 1, 1, now(), '', '', '' FROM kwdbml.job",
     "SELECT token FROM kwdbml.attempt", "SELECT handle FROM kwdbml.attempt", "SELECT run_name FROM kwdbml.attempt",
     "SELECT * FROM kwdbml.attempt", "SELECT a FROM kwdbml.attempt AS a", "SELECT * FROM kwdbml.artefact",
     "SELECT * FROM kwdbml.artefact_chunk", "SELECT * FROM kwdbml.cleanup", "UPDATE kwdbml.job_env SET env = '{}'",
-    "UPDATE kwdbml.installation SET id = gen_random_uuid()", "DELETE FROM kwdbml.runtime", "INSERT INTO kwdbml.model"
-    " (schema, name, problem_type, features, target) VALUES ('public', 'x', 'b', '[]', '[]')",
+    "UPDATE kwdbml.installation SET id = gen_random_uuid()", "DELETE FROM kwdbml.runtime", ("INSERT INTO kwdbml.model"
+    " (schema, name, problem_type, features, target) VALUES ('public', 'x', 'b', '[]', '[]')"),
     "INSERT INTO kwdbml.model_version (model_id, version, framework, runtime) VALUES (gen_random_uuid(), 1, '', '')",
     "UPDATE kwdbml.model_version SET active = true", "INSERT INTO kwdbml.model_privilege VALUES (gen_random_uuid(), 'x', 'SELECT')",
     "CREATE TABLE kwdbml.mine (x int)", "CREATE FUNCTION kwdbml.mine() RETURNS int LANGUAGE sql AS 'SELECT 1'",
@@ -97,9 +97,7 @@ def test_the_admin_does_not_read_the_token_either(job: str, worker: Worker, admi
         run(admin.connection, f"SELECT {column} FROM kwdbml.attempt")
 
 
-def test_env_is_the_creators_alone(
-    shop: Connection, pipeline: str, bob: Person, admin: Person, worker: Worker
-) -> None:
+def test_env_is_the_creators_alone(shop: Connection, pipeline: str, bob: Person, admin: Person, worker: Worker) -> None:
     job = one(shop, "SELECT kwdbml.train_model('p', 'm', 'shop', true, true, '{\"env\": {\"TOKEN\": \"s3cret\"}}')")
     assert one(shop, "SELECT env ->> 'TOKEN' FROM kwdbml.job_env") == "s3cret"
     for person in (bob, admin):

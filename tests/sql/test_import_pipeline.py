@@ -60,7 +60,9 @@ def test_problem_types(ann: Person, given: str, stored: str) -> None:
     assert one(ann.connection, "SELECT problem_type FROM kwdbml.show_training_pipelines()") == stored
 
 
-@pytest.mark.parametrize("framework", ["SKLEARN_1.3", "scikit-learn_1.3", "xgboost_1.6", "lightgbm_3.3", "tensorflow_2.9"])
+@pytest.mark.parametrize(
+    "framework", ["SKLEARN_1.3", "scikit-learn_1.3", "xgboost_1.6", "lightgbm_3.3", "tensorflow_2.9"]
+)
 @pytest.mark.parametrize("runtime", ["python_3.8", "Python_3.10"])
 def test_frameworks_and_runtimes(ann: Person, framework: str, runtime: str) -> None:
     import_pipeline(ann.connection, framework=framework, runtime=runtime)
@@ -71,7 +73,10 @@ def test_frameworks_and_runtimes(ann: Person, framework: str, runtime: str) -> N
 def test_an_admin_adds_a_runtime(ann: Person, admin: Person) -> None:
     with refused("22023", "sklearn_9.9"):
         import_pipeline(ann.connection, framework="sklearn_9.9")
-    run(admin.connection, "INSERT INTO kwdbml.runtime (framework, runtime, runs_as) VALUES ('sklearn_9.9', 'python_3.8', 'sklearn')")
+    run(
+        admin.connection,
+        "INSERT INTO kwdbml.runtime (framework, runtime, runs_as) VALUES ('sklearn_9.9', 'python_3.8', 'sklearn')",
+    )
     assert import_pipeline(ann.connection, framework="sklearn_9.9") == "public.up"
     with refused("42501", "runtime", hint=False):
         run(ann.connection, "INSERT INTO kwdbml.runtime (framework, runtime, runs_as) VALUES ('a', 'b', 'c')")
@@ -244,7 +249,9 @@ def test_rolled_back_it_never_was(ann: Person, db: Connection) -> None:
 def test_nothing_of_a_bundle_runs_in_the_server(ann: Person, tmp_path: Any) -> None:
     canary = tmp_path / "canary"
     evil = f"open({str(canary)!r}, 'w')\n"
-    import_pipeline(ann.connection, pipeline=zipped({"pipeline/train.py": evil, "pipeline/__init__.py": evil, "modules.zip": "x"}))
+    import_pipeline(
+        ann.connection, pipeline=zipped({"pipeline/train.py": evil, "pipeline/__init__.py": evil, "modules.zip": "x"})
+    )
     assert not canary.exists()
 
 

@@ -77,9 +77,7 @@ def test_usage_on_the_schema_is_needed(ann: Person, db: Connection) -> None:
 
 @pytest.mark.parametrize("call", ["train_model('p', {}, 'shop', true, true)", "show_model({})", "show_jobs({})"])
 @pytest.mark.parametrize(("name", "sqlstate"), [("m-1", "22023"), ("nowhere.m", "3F000")])
-def test_every_function_reads_names_alike(
-    shop: Connection, pipeline: str, call: str, name: str, sqlstate: str
-) -> None:
+def test_every_function_reads_names_alike(shop: Connection, pipeline: str, call: str, name: str, sqlstate: str) -> None:
     word = name if sqlstate == "22023" else "nowhere"
     with refused(sqlstate, word):
         run(shop, f"SELECT kwdbml.{call.format(repr(name))}")

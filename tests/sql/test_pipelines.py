@@ -29,7 +29,9 @@ def test_columns(ann: Person, call: str) -> None:
     assert columns(ann.connection, f"kwdbml.{call}") == COLUMNS
 
 
-@pytest.mark.parametrize("argument", ["'up'", "'public.up'", "'PUBLIC.up'", "pipeline_name => 'up'", "'up'::text", "' up '"])
+@pytest.mark.parametrize(
+    "argument", ["'up'", "'public.up'", "'PUBLIC.up'", "pipeline_name => 'up'", "'up'::text", "' up '"]
+)
 def test_every_form_of_show(ann: Person, argument: str) -> None:
     import_pipeline(ann.connection)
     import_pipeline(ann.connection, "other")
@@ -113,10 +115,14 @@ def test_a_model_and_a_pipeline_may_bear_the_same_name(shop: Connection, pipelin
         "DELETE FROM kwdbml.pipeline",
         "UPDATE kwdbml.pipeline SET name = 'mine'",
         "UPDATE kwdbml.pipeline SET creator = current_user",
-        "INSERT INTO kwdbml.pipeline (id, schema, name, problem_type, framework, runtime, features, target, content_hash)"
-        " VALUES (gen_random_uuid(), 'public', 'x', 'b', 'f', 'r', '[]', '[]', '')",
-        "INSERT INTO kwdbml.pipeline (creator, schema, name, problem_type, framework, runtime, features, target, content_hash)"
-        " VALUES ('postgres', 'public', 'x', 'b', 'f', 'r', '[]', '[]', '')",
+        (
+            "INSERT INTO kwdbml.pipeline (id, schema, name, problem_type, framework, runtime, features, target, content_hash)"
+            " VALUES (gen_random_uuid(), 'public', 'x', 'b', 'f', 'r', '[]', '[]', '')"
+        ),
+        (
+            "INSERT INTO kwdbml.pipeline (creator, schema, name, problem_type, framework, runtime, features, target, content_hash)"
+            " VALUES ('postgres', 'public', 'x', 'b', 'f', 'r', '[]', '[]', '')"
+        ),
         "INSERT INTO kwdbml.pipeline_privilege (pipeline_id, grantee, privilege) SELECT id, current_user, 'TRAIN' FROM kwdbml.pipeline",
         "LOCK TABLE kwdbml.pipeline IN ACCESS EXCLUSIVE MODE",
         "LOCK TABLE kwdbml.pipeline IN ROW EXCLUSIVE MODE",

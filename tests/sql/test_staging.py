@@ -109,9 +109,7 @@ SHAPES = [
 
 
 @pytest.mark.parametrize(("statements", "plain"), SHAPES)
-def test_which_tables_are_read_the_fast_way(
-    ann: Person, db: Connection, statements: list[str], plain: bool
-) -> None:
+def test_which_tables_are_read_the_fast_way(ann: Person, db: Connection, statements: list[str], plain: bool) -> None:
     run(ann.connection, PLAIN, EVIL, *statements)
     assert one(db, "SELECT kwdbml._reads_plainly('public.t'::regclass, '{x,y}')") is plain
 
@@ -120,7 +118,12 @@ def test_an_index_on_an_expression_does_not_run_as_the_worker(
     ann: Person, db: Connection, worker: Worker, tmp_path: Path
 ) -> None:
     """The planner folds an IMMUTABLE function of constants: as the worker, it would have read what is the worker's."""
-    run(db, "CREATE TABLE calls (who name, really name)", "GRANT INSERT ON calls TO PUBLIC", "CREATE TABLE secret (x int)")
+    run(
+        db,
+        "CREATE TABLE calls (who name, really name)",
+        "GRANT INSERT ON calls TO PUBLIC",
+        "CREATE TABLE secret (x int)",
+    )
     run(
         ann.connection, PLAIN, "INSERT INTO t SELECT n, n % 2 FROM generate_series(1, 9) AS n",
         "CREATE FUNCTION evil(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN"
@@ -145,11 +148,18 @@ def test_made_evil_between_call_and_run(ann: Person, worker: Worker, tmp_path: P
         ("REVOKE SELECT ON shop FROM {bob}", "42501"),
         ("DROP TABLE shop", "42P01"),
         ("ALTER TABLE shop DROP COLUMN kind", "42703"),
-        ("ALTER TABLE shop ALTER amount TYPE jsonb USING '{{}}'", "42846"),
+        ("ALTER TABLE shop ALTER amount TYPE jsonb USING '{{}}'", "22023"),
     ],
 )
 def test_what_changes_between_call_and_run(
-    shop: Connection, pipeline: str, bob: Person, worker: Worker, tmp_path: Path, data: str, statement: str, sqlstate: str
+    shop: Connection,
+    pipeline: str,
+    bob: Person,
+    worker: Worker,
+    tmp_path: Path,
+    data: str,
+    statement: str,
+    sqlstate: str,
 ) -> None:
     run(shop, f'GRANT SELECT ON shop TO "{bob.name}"')
     one(bob.connection, "SELECT kwdbml.create_training_pipeline('q', 'random_forest', 'late', 'shop')")

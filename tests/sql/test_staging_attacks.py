@@ -196,7 +196,10 @@ def test_what_a_session_keeps_is_gone_with_it(stage: Stage) -> None:
     assert stage.read("SELECT prepares(amount) AS amount, late FROM t").num_rows == 10
     with psycopg.connect(stage.worker.dsn) as other:
         assert other.execute("SELECT count(*) FROM pg_prepared_statements").fetchone() == (0,)
-    assert one(stage.db, "SELECT count(*) FROM pg_stat_activity WHERE usename LIKE 'worker%' AND state LIKE 'idle in%'") == 0
+    assert (
+        one(stage.db, "SELECT count(*) FROM pg_stat_activity WHERE usename LIKE 'worker%' AND state LIKE 'idle in%'")
+        == 0
+    )
 
 
 @pytest.mark.parametrize("before", [True, False])
@@ -215,7 +218,10 @@ def test_a_hostile_search_path(stage: Stage, before: bool) -> None:
         "CREATE TABLE evil.t AS SELECT n AS amount, 1 AS late FROM generate_series(1, 3) AS n",
         f"SET search_path = {hostile}",
     )  # fmt: skip
-    run(stage.ann.connection, "SELECT kwdbml.train_model('public.p', 'public.m', 'SELECT * FROM t WHERE true', true, true)")
+    run(
+        stage.ann.connection,
+        "SELECT kwdbml.train_model('public.p', 'public.m', 'SELECT * FROM t WHERE true', true, true)",
+    )
     assert stage.stage().num_rows == 3
     assert rows(stage.db, "SELECT x FROM secret") == [(42,)]
 
@@ -223,7 +229,7 @@ def test_a_hostile_search_path(stage: Stage, before: bool) -> None:
 @pytest.mark.parametrize("setting", ["search_path", "TimeZone", "DateStyle"])
 def test_a_captured_setting_is_no_code(stage: Stage, setting: str) -> None:
     """A captured search_path pasted into DDL was SQL injection up to superuser."""
-    evil = "public, \"x'; ALTER ROLE postgres NOLOGIN; --\""
+    evil = 'public, "x\'; ALTER ROLE postgres NOLOGIN; --"'
     if setting == "search_path":
         run(stage.ann.connection, f"SET search_path = {evil}")
     stage.submit("SELECT * FROM public.t WHERE late > -1")

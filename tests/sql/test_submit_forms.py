@@ -30,8 +30,10 @@ def show(connection: Connection, job: str) -> dict[str, Any]:
         "'p', 'm', 'shop', true, false, '{}'::text",
         "'p', 'm', 'shop', true, false, NULL",
         "'p'::text, 'm'::varchar, 'shop'::text, true, false",
-        "pipeline_name => 'p', model_name => 'm', train_data => 'shop', new_version_if_exists => true,"
-        " immediately_deploy => false",
+        (
+            "pipeline_name => 'p', model_name => 'm', train_data => 'shop', new_version_if_exists => true,"
+            " immediately_deploy => false"
+        ),
         "'p', 'm', immediately_deploy => false, new_version_if_exists => true, train_data => 'shop', settings => '{}'",
     ],
 )
@@ -51,7 +53,10 @@ def test_train_model_with_bind_parameters(shop: Connection, pipeline: str, setti
 
 
 def test_bind_parameters_that_the_server_prepares(shop: Connection, pipeline: str) -> None:
-    run(shop, "PREPARE t (text, text, text, boolean, boolean, text) AS SELECT kwdbml.train_model($1, $2, $3, $4, $5, $6)")
+    run(
+        shop,
+        "PREPARE t (text, text, text, boolean, boolean, text) AS SELECT kwdbml.train_model($1, $2, $3, $4, $5, $6)",
+    )
     for _ in range(7):  # past the five custom plans
         job = one(shop, "EXECUTE t ('p', 'm', 'shop', true, false, '{\"priority\": \"high\"}')")
         assert show(shop, job)["settings"]["priority"] == "high"
@@ -67,7 +72,11 @@ def test_bind_parameters_that_the_server_prepares(shop: Connection, pipeline: st
         ("'', 'public.m', 0, 'shop', 'auc', '{}'", None, 2),
         ("'', 'm', '2', 'shop', 'auc', '{}'::jsonb", None, 2),
         ("'', 'm', 2::smallint, 'shop', 'auc', '{}'::text", None, 2),
-        ("pipeline_name => NULL, model_name => 'm', model_version => 2, evaluate_data => 'shop', objectives => 'auc'", None, 2),
+        (
+            "pipeline_name => NULL, model_name => 'm', model_version => 2, evaluate_data => 'shop', objectives => 'auc'",
+            None,
+            2,
+        ),
     ],
 )
 def test_evaluate_model(
@@ -106,12 +115,12 @@ FORMS = [
     ("'p', 'm', NULL, 'shop', 'r', 'replace', '{}'::jsonb", "public.p", 1),
     ("'p', 'm', 2, 'shop', 'r', 'replace', '{}'::text", "public.p", 2),
     ("model_name => 'm', model_version => 2, batch_data => 'shop', result_table => 'r', action_if_exists => 'replace'", None, 2),
-    ("model_name => 'm', model_version => NULL, batch_data => 'shop', result_table => 'r', action_if_exists => 'replace',"
-     " settings => '{}'", None, 1),
-    ("pipeline_name => 'p', model_name => 'm', model_version => 1, batch_data => 'shop', result_table => 'r',"
-     " action_if_exists => 'replace'", "public.p", 1),
-    ("pipeline_name => '', model_name => 'm', model_version => 1, batch_data => 'shop', result_table => 'r',"
-     " action_if_exists => 'replace', settings => '{}'", None, 1),
+    (("model_name => 'm', model_version => NULL, batch_data => 'shop', result_table => 'r', action_if_exists => 'replace',"
+     " settings => '{}'"), None, 1),
+    (("pipeline_name => 'p', model_name => 'm', model_version => 1, batch_data => 'shop', result_table => 'r',"
+     " action_if_exists => 'replace'"), "public.p", 1),
+    (("pipeline_name => '', model_name => 'm', model_version => 1, batch_data => 'shop', result_table => 'r',"
+     " action_if_exists => 'replace', settings => '{}'"), None, 1),
 ]  # fmt: skip
 
 

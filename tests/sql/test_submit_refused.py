@@ -20,7 +20,14 @@ from tests.sql.support import (
 )
 
 TRAIN: dict[str, Any] = {"pipeline": "p", "model": "n", "data": "shop", "new": True, "deploy": True, "settings": "{}"}
-EVALUATE: dict[str, Any] = {"pipeline": "", "model": "m", "version": 1, "data": "shop", "objectives": "auc", "settings": "{}"}
+EVALUATE: dict[str, Any] = {
+    "pipeline": "",
+    "model": "m",
+    "version": 1,
+    "data": "shop",
+    "objectives": "auc",
+    "settings": "{}",
+}
 PREDICT: dict[str, Any] = {
     "pipeline": "", "model": "m", "version": 1, "data": "shop", "table": "r", "action": "error", "settings": "{}",
 }  # fmt: skip
@@ -69,7 +76,7 @@ def test_the_twins_work(shop: Connection, model: str) -> None:
         ({"model": "m", "new": False}, "42710", "public.m"),
         ({"data": "SELECT amount, kind FROM shop"}, "22023", '"late"'),
         ({"data": "SELECT late FROM shop"}, "22023", '"amount", "kind"'),
-        ({"data": "SELECT amount AS \"Amount\", kind, late FROM shop"}, "22023", '"amount"'),
+        ({"data": 'SELECT amount AS "Amount", kind, late FROM shop'}, "22023", '"amount"'),
         ({"data": "SELECT '{1}'::int[] AS amount, kind, late FROM shop"}, "22023", '"amount" of type integer[]'),
         ({"data": "SELECT amount, kind, '{}'::json AS late FROM shop"}, "22023", '"late" of type json'),
         ({"data": "SELECT amount, ''::bytea AS kind, late FROM shop"}, "22023", '"kind" of type bytea'),

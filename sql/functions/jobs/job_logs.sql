@@ -16,7 +16,8 @@ CREATE FUNCTION kwdbml.job_logs(job_id uuid) RETURNS SETOF kwdbml.log_row LANGUA
 BEGIN ATOMIC
     SELECT (l.attempt - 1) * 1000000000::bigint + l.seq, l.at, l.step, l.stream, l.line
     FROM kwdbml.job_log l
-    WHERE kwdbml._check_job($1) AND l.job_id = $1
+    -- the sub-select keeps the planner from seeing that NULL equals nothing, and from not asking
+    WHERE kwdbml._check_job($1) AND l.job_id = (SELECT $1)
     ORDER BY l.attempt, l.seq;
 END;
 COMMENT ON FUNCTION kwdbml.job_logs(uuid) IS 'what a job printed, line by line, readable while it runs';

@@ -45,6 +45,9 @@ DECLARE
     columns jsonb := kwdbml._result_columns(j.data_columns, target);
     names text;
 BEGIN
+    -- From here on the schema keeps its name: otherwise another one could take it, with a table of the same name that runs
+    -- code, after the check; no lock on a table forbids that.
+    PERFORM FROM pg_namespace n WHERE n.nspname = home FOR KEY SHARE;
     IF kwdbml._check_result_table(home, object, columns, action, j.creator) IS NULL THEN
         IF (SELECT c.relpersistence FROM pg_class c WHERE c.oid = to_regclass(format('kwdbml.%I', ours))) <> 'p' THEN
             EXECUTE format('ALTER TABLE kwdbml.%I SET LOGGED', ours);  -- the table there was has vanished meanwhile

@@ -74,9 +74,14 @@ BEGIN
        OR NOT (SELECT has_schema_privilege(j.creator, c.relnamespace, 'USAGE') FROM pg_class c WHERE c.oid = rel) THEN
         RETURN NULL;
     END IF;
+    -- against ALTER SCHEMA RENAME, by which another table could take the name; who has no SELECT locks nothing
+    IF NOT has_table_privilege(j.creator, rel, 'SELECT') THEN
+        RETURN NULL;
+    END IF;
+    PERFORM FROM pg_namespace n WHERE n.oid = (SELECT c.relnamespace FROM pg_class c WHERE c.oid = rel) FOR KEY SHARE NOWAIT;
     -- against CREATE INDEX and CREATE STATISTICS; whoever is in our way just sends us the other way
     EXECUTE format('LOCK TABLE %s IN SHARE UPDATE EXCLUSIVE MODE NOWAIT', rel::regclass);
-    RETURN CASE WHEN kwdbml._reads_plainly(rel, names) THEN rel END;
+    RETURN CASE WHEN to_regclass(j.data_relation) = rel::regclass AND kwdbml._reads_plainly(rel, names) THEN rel END;
 EXCEPTION WHEN lock_not_available OR undefined_table OR invalid_name OR syntax_error THEN
     RETURN NULL;
 END

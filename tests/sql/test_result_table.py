@@ -1,0 +1,225 @@
+"""Result tables: which are taken, checked at the call and again at the end, and how the rows land."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.sql.support import Connection, Held, Person, Worker, one, refused, rows, run
+
+TABLE = "CREATE TABLE r (id bigint, amount double precision, kind text, late integer, prediction bigint)"
+COPY = "COPY {}.{} ({}) FROM STDIN"
+
+
+def predict(connection: Connection, action: str = "replace", table: str = "r", data: str = "shop") -> str:
+    return str(one(connection, "SELECT kwdbml.batch_predict('m', 1, %s, %s, %s)", [data, table, action]))
+
+
+def land(worker: Worker, held: Held, lines: list[str]) -> None:
+    """The final transaction, as the worker makes it."""
+    with worker.connection.transaction():
+        write(worker, held, lines)
+
+
+def write(worker: Worker, held: Held, lines: list[str]) -> None:
+    opened = rows(worker.connection, "SELECT * FROM kwdbml.worker_result_open(%s, %s)", held.key)[0]
+    names = ", ".join('"' + c["name"].replace('"', '""') + '"' for c in opened[2])
+    with worker.connection.cursor().copy(COPY.format(opened[0], opened[1], names).encode()) as copy:
+        for line in lines:
+            copy.write(line + "\n")
+    worker.land(held, rows_written=len(lines), result={"rows": len(lines)})
+
+
+ROWS = ["1\t1.5\ta\t0\t1", "2\t2.5\t\\N\t1\t0"]
+LANDED = [(1, 1.5, "a", 0, 1), (2, 2.5, None, 1, 0)]
+
+
+@pytest.mark.parametrize(
+    ("setup", "action", "before"),
+    [
+        ([], "error", []), ([], "append", []), ([], "replace", []), ([TABLE], "append", [(9, None, None, None, None)]),
+        ([TABLE], "replace", []),
+        ([TABLE, "ALTER TABLE r ADD PRIMARY KEY (id)", "CREATE INDEX ON r (amount)"], "append", [(9, None, None, None, None)]),
+        ([TABLE.replace("id bigint, ", "").replace(")", ", id bigint)")], "replace", []),
+    ],
+)  # fmt: skip
+def test_how_rows_land(
+    shop: Connection, model: str, worker: Worker, ann: Person, setup: list[str], action: str, before: list[object]
+) -> None:
+    run(shop, *setup)
+    if setup:
+        run(shop, "INSERT INTO r (id) VALUES (9)")
+    job = predict(shop, action)
+    land(worker, worker.claim(job), ROWS)
+    assert rows(shop, "SELECT id, amount, kind, late, prediction FROM r ORDER BY id") == [*LANDED, *before]
+    assert one(shop, "SELECT tableowner FROM pg_tables WHERE tablename = 'r'") == ann.name
+    assert one(shop, "SELECT status FROM kwdbml.show_job(%s)", [job]) == "SUCCEEDED"
+    with refused("42501", hint=False):
+        run(worker.connection, "INSERT INTO public.r (id) VALUES (1)")
+
+
+@pytest.mark.parametrize(
+    ("data", "columns"),
+    [
+        ("SELECT amount, kind FROM shop", ["amount", "kind", "late"]),
+        ("SELECT amount, kind, late FROM shop", ["amount", "kind", "late", "prediction"]),
+        (
+            "SELECT amount, kind, late, 1 AS prediction FROM shop",
+            ["amount", "kind", "late", "prediction", "prediction_late"],
+        ),
+        ('SELECT amount, kind, 1 AS "a ""b" FROM shop', ["amount", "kind", 'a "b', "late"]),
+    ],
+)
+def test_the_name_of_the_prediction(
+    shop: Connection, model: str, worker: Worker, data: str, columns: list[str]
+) -> None:
+    land(worker, worker.claim(predict(shop, data=data)), [])
+    found = shop.execute("SELECT * FROM r").description
+    assert [c.name for c in found or ()] == columns
+
+
+FUNCTION = (
+    "CREATE FUNCTION evil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'evil ran as %', current_user; END $$"
+)
+CHECKS = [
+    ("CREATE TRIGGER g BEFORE INSERT ON r FOR EACH ROW EXECUTE FUNCTION evil()", "triggers"),
+    ("CREATE CONSTRAINT TRIGGER g AFTER INSERT ON r DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION evil()", "triggers"),
+    ("CREATE TRIGGER g BEFORE DELETE ON r FOR EACH STATEMENT EXECUTE FUNCTION evil()", "triggers"),
+    ("ALTER TABLE r ADD FOREIGN KEY (id) REFERENCES shop (id)", "foreign keys"),
+    ("ALTER TABLE r ADD UNIQUE (id); CREATE TABLE f (id bigint REFERENCES r (id))", "foreign keys"),
+    ("CREATE RULE u AS ON INSERT TO r DO ALSO SELECT 1", "rules"),
+    ("ALTER TABLE r ENABLE ROW LEVEL SECURITY", "row-level security"),
+    ("ALTER TABLE r ADD CHECK (id > 0)", "CHECK"),
+    ("ALTER TABLE r ADD EXCLUDE (id WITH =)", "exclusion"),
+    ("CREATE INDEX ON r ((id + 1))", "expression"),
+    ("CREATE INDEX ON r (id) WHERE id > 0", "partial indexes"),
+    ("CREATE STATISTICS s ON (id + 1), late FROM r", "statistics"),
+    ("CREATE TABLE child () INHERITS (r)", "inheritance"),
+    (("DROP TABLE r; CREATE TABLE parent (id bigint); CREATE TABLE r (amount float8, kind text, late int, prediction bigint)"
+     " INHERITS (parent)"), "inheritance"),
+    ("ALTER TABLE r DROP prediction; ALTER TABLE r ADD prediction bigint GENERATED ALWAYS AS (id) STORED", "generated"),
+    ("ALTER TABLE r DROP prediction; ALTER TABLE r ADD prediction bigint GENERATED ALWAYS AS IDENTITY", "identity"),
+    ("CREATE DOMAIN d AS bigint CHECK (VALUE > 0); ALTER TABLE r ALTER id TYPE d", "domain"),
+    ("DROP TABLE r; CREATE VIEW r AS TABLE shop", "not an ordinary table"),
+    ("DROP TABLE r; CREATE MATERIALIZED VIEW r AS TABLE shop", "not an ordinary table"),
+    ("DROP TABLE r; CREATE TABLE r (id bigint) PARTITION BY LIST (id)", "not an ordinary table"),
+]  # fmt: skip
+SHAPES = [
+    ("ALTER TABLE r DROP prediction", "lacks column prediction"),
+    ("ALTER TABLE r ADD more int", "further column more"),
+    ("ALTER TABLE r ADD more text DEFAULT current_user", "further column more"),
+    ("ALTER TABLE r ALTER late TYPE bigint", "late is bigint, not integer"),
+    ("ALTER TABLE r RENAME kind TO \"Kind\"", "Kind"),
+]  # fmt: skip
+ALL = [(s, "42809", w) for s, w in CHECKS] + [(s, "42804", w) for s, w in SHAPES]
+
+
+@pytest.mark.parametrize(("statement", "sqlstate", "word"), ALL)
+def test_tables_that_are_not_taken(
+    shop: Connection, model: str, worker: Worker, statement: str, sqlstate: str, word: str
+) -> None:
+    """At the call; and where it became so after the call, in the final transaction."""
+    run(shop, TABLE, FUNCTION)
+    held = worker.claim(predict(shop, "append"))
+    run(shop, statement)
+    with refused(sqlstate, "r", word, hint="INSERT"):
+        predict(shop, "append")
+    with refused(sqlstate, word):
+        land(worker, held, ROWS)
+    assert one(shop, "SELECT status FROM kwdbml.show_job(%s)", [held.job]) == "RUNNING"
+
+
+@pytest.mark.parametrize(
+    ("grant", "action", "sqlstate"),
+    [
+        ("SELECT", "append", "42501"), ("INSERT", "append", None), ("INSERT", "replace", "42501"),
+        ("INSERT, DELETE", "replace", None), ("INSERT, DELETE", "error", "42P07"),
+    ],
+)  # fmt: skip
+def test_rights_on_anothers_table(
+    shop: Connection,
+    model: str,
+    bob: Person,
+    worker: Worker,
+    grant: str,
+    action: str,
+    sqlstate: str | None,
+    ann: Person,
+) -> None:
+    run(bob.connection, TABLE, f'GRANT {grant} ON r TO "{ann.name}"')
+    if sqlstate:
+        with refused(sqlstate, "r"):
+            predict(shop, action)
+        return
+    held = worker.claim(predict(shop, action))
+    run(bob.connection, f'REVOKE ALL ON r FROM "{ann.name}"')
+    with refused("42501", "r"):
+        land(worker, held, ROWS)
+    run(bob.connection, f'GRANT {grant} ON r TO "{ann.name}"')
+    land(worker, held, ROWS)
+    assert one(bob.connection, "SELECT count(*) FROM r") == 2
+
+
+def test_create_on_the_schema_is_asked_again(
+    shop: Connection, model: str, worker: Worker, db: Connection, ann: Person
+) -> None:
+    held = worker.claim(predict(shop))
+    run(db, f'REVOKE CREATE ON SCHEMA public FROM "{ann.name}"')
+    with refused("42501", "public"):
+        land(worker, held, ROWS)
+    run(db, f'GRANT CREATE ON SCHEMA public TO "{ann.name}"')
+    land(worker, held, ROWS)
+
+
+def test_a_table_that_appears_meanwhile(shop: Connection, model: str, worker: Worker) -> None:
+    held = worker.claim(predict(shop, "error"))
+    run(shop, TABLE)
+    with refused("42P07", "r"):
+        land(worker, held, ROWS)
+    assert one(shop, "SELECT count(*) FROM r") == 0
+
+
+def test_the_schema_cannot_be_swapped_while_rows_land(
+    shop: Connection, model: str, worker: Worker, db: Connection, ann: Person
+) -> None:
+    """Another schema of the same name could hold a table with a trigger, which would run as the extension's owner."""
+    run(
+        db,
+        f'CREATE SCHEMA lab AUTHORIZATION "{ann.name}"',
+        f'GRANT CREATE ON DATABASE {db.info.dbname} TO "{ann.name}"',
+    )
+    run(shop, TABLE.replace(" r ", " lab.r "), "SET lock_timeout = '200ms'")
+    held = worker.claim(predict(shop, table="lab.r"))
+    with worker.connection.transaction():
+        write(worker, held, ROWS)
+        with refused("55P03", hint=False):
+            run(shop, "ALTER SCHEMA lab RENAME TO away")
+    run(shop, "ALTER SCHEMA lab RENAME TO away")
+    assert one(shop, "SELECT count(*) FROM away.r") == 2
+
+
+def test_nor_while_a_plain_table_is_read(shop: Connection, worker: Worker, db: Connection, ann: Person) -> None:
+    run(
+        db,
+        f'CREATE SCHEMA lab AUTHORIZATION "{ann.name}"',
+        f'GRANT CREATE ON DATABASE {db.info.dbname} TO "{ann.name}"',
+    )
+    run(shop, "CREATE TABLE lab.t AS TABLE shop", "SET lock_timeout = '200ms'",
+        "SELECT kwdbml.create_training_pipeline('p', 'random_forest', 'late', 'lab.t')",
+        "SELECT kwdbml.train_model('p', 'm', 'lab.t', true, true)")  # fmt: skip
+    held = worker.claim()
+    with worker.connection.transaction(force_rollback=True):
+        statement = one(worker.connection, "SELECT statement FROM kwdbml.worker_stage(%s, %s)", held.key)
+        assert statement.startswith("SELECT * FROM kwdbml.")
+        with refused("55P03", hint=False):
+            run(shop, "ALTER SCHEMA lab RENAME TO away")
+    run(shop, "ALTER SCHEMA lab RENAME TO away")
+
+
+def test_canceled_while_landing(shop: Connection, model: str, worker: Worker) -> None:
+    job = predict(shop)
+    held = worker.claim(job)
+    one(shop, "SELECT kwdbml.cancel_job(%s)", [job])
+    with refused("55000", job):
+        land(worker, held, ROWS)
+    assert one(shop, "SELECT to_regclass('r')") is None
+    assert one(shop, "SELECT phase FROM kwdbml.jobs WHERE id = %s", [job]) == "canceling"
