@@ -41,7 +41,9 @@ COMMENT ON FUNCTION kwdbml._installation() IS 'the id of this installation; part
 -- defaults are in kwdbml._setting(), so that a restored dump never collides with seeded rows.
 CREATE TABLE kwdbml.settings (
     name text PRIMARY KEY CHECK (name IN ('bundle_limit', 'model_limit', 'default_engine', 'default_ttl')),
-    value jsonb NOT NULL
+    value jsonb NOT NULL CHECK (CASE name
+        WHEN 'default_engine' THEN value = '"local"'
+        ELSE pg_catalog.jsonb_typeof(value) = 'number' AND value::numeric BETWEEN 0 AND 1e15 END)
 );
 COMMENT ON TABLE kwdbml.settings IS 'settings of the deployment, written by admins: bundle_limit and model_limit (bytes), default_engine, default_ttl (seconds)';
 
@@ -276,6 +278,7 @@ CREATE TABLE kwdbml.attempt (
     number integer NOT NULL,
     token uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
     worker text NOT NULL,
+    host text NOT NULL DEFAULT '',
     lease_until timestamptz NOT NULL,
     phase text NOT NULL DEFAULT 'staging'
         CHECK (phase IN ('staging', 'launching', 'running', 'collecting', 'finalizing')),
@@ -311,6 +314,7 @@ CREATE TABLE kwdbml.cleanup (
     id uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
     engine text NOT NULL,
     run_name text NOT NULL,
+    host text NOT NULL DEFAULT '',
     handle jsonb,
     not_before timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     tries integer NOT NULL DEFAULT 0
@@ -319,13 +323,14 @@ CREATE INDEX cleanup_run ON kwdbml.cleanup (run_name);
 COMMENT ON TABLE kwdbml.cleanup IS 'runs that nobody waits for any more and that must be stopped and deleted';
 
 -- -------- sql/tables/09_dump.sql
--- What a dump must carry. Not: installation (a copy is another one) and cleanup (the original cleans up after itself).
+-- What a dump must carry. Not: installation (a copy is another one), cleanup (the original cleans up after itself), and
+-- job_env (secrets, of use only to jobs that do not run again).
 DO $$
 DECLARE
     t text;
 BEGIN
     FOREACH t IN ARRAY ARRAY['settings', 'pipeline', 'pipeline_privilege', 'model', 'model_version', 'model_privilege',
-        'artefact', 'artefact_chunk', 'job', 'job_env', 'attempt', 'job_log']
+        'artefact', 'artefact_chunk', 'job', 'attempt', 'job_log']
     LOOP
         PERFORM pg_catalog.pg_extension_config_dump(pg_catalog.to_regclass('kwdbml.' || t), '');
     END LOOP;
@@ -470,8 +475,8 @@ CREATE TRIGGER job_ends BEFORE UPDATE OF status ON kwdbml.job
 CREATE FUNCTION kwdbml._attempt_ends() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    INSERT INTO kwdbml.cleanup (engine, run_name, handle, not_before)
-    VALUES (OLD.engine, OLD.run_name, OLD.handle,
+    INSERT INTO kwdbml.cleanup (engine, run_name, host, handle, not_before)
+    VALUES (OLD.engine, OLD.run_name, OLD.host, OLD.handle,
             clock_timestamp() + CASE TG_OP WHEN 'UPDATE' THEN interval '30 seconds' ELSE interval '0' END);
     IF TG_OP = 'DELETE' THEN
         PERFORM pg_notify('kwdbml_wake', OLD.job_id::text);
@@ -1532,51 +1537,58 @@ COMMENT ON FUNCTION kwdbml.worker_put(uuid, uuid, uuid, text, integer, bytea) IS
 
 -- -------- sql/functions/worker/worker_claim.sql
 CREATE TYPE kwdbml.worker_job AS (
-    job_id uuid, attempt integer, token uuid, run_name text, engine text, status text, takeover boolean, phase text, handle jsonb);
+    job_id uuid, attempt integer, token uuid, run_name text, engine text, status text, takeover boolean, phase text, handle jsonb,
+    host text);
 
 -- Contract: at most one job: an attempt whose worker has let its lease run out (takeover), else the queued job of the
--- highest priority. The caller holds it by the token, for the time of the lease, which the heartbeat renews.
-CREATE FUNCTION kwdbml.worker_claim(worker_name text, engines text[], lease interval) RETURNS SETOF kwdbml.worker_job
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+-- highest priority. The caller holds it by the token, for the time of the lease, which the heartbeat renews. host is
+-- where the attempt may have been launched: the caller's own unless somebody else came so far. queues NULL: all.
+CREATE FUNCTION kwdbml.worker_claim(
+    worker_name text, engines text[], lease interval, worker_host text DEFAULT '', queues text[] DEFAULT NULL)
+RETURNS SETOF kwdbml.worker_job LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     j kwdbml.job;
     a kwdbml.attempt;
 BEGIN
-    SELECT * INTO a FROM kwdbml.attempt t
+    SELECT t.* INTO a FROM kwdbml.attempt t JOIN kwdbml.job b ON b.id = t.job_id
     WHERE t.ended IS NULL AND t.lease_until < clock_timestamp() AND t.engine = ANY (engines)
-    ORDER BY t.lease_until LIMIT 1 FOR UPDATE SKIP LOCKED;
+      AND b.installation = kwdbml._installation() AND (queues IS NULL OR b.queue = ANY (queues))
+    ORDER BY t.lease_until LIMIT 1 FOR UPDATE OF t SKIP LOCKED;
     IF FOUND THEN
         UPDATE kwdbml.attempt t
-        SET token = gen_random_uuid(), worker = worker_name, lease_until = clock_timestamp() + lease, updated = clock_timestamp()
+        SET token = gen_random_uuid(), worker = worker_name, lease_until = clock_timestamp() + lease, updated = clock_timestamp(),
+            host = CASE WHEN t.phase = 'staging' THEN worker_host ELSE t.host END
         WHERE t.job_id = a.job_id AND t.number = a.number RETURNING * INTO a;
         SELECT * INTO j FROM kwdbml.job b WHERE b.id = a.job_id;
-        RETURN NEXT (a.job_id, a.number, a.token, a.run_name, a.engine, j.status::text, true, a.phase, a.handle);
+        RETURN NEXT (a.job_id, a.number, a.token, a.run_name, a.engine, j.status::text, true, a.phase, a.handle, a.host);
         RETURN;
     END IF;
     -- SKIP LOCKED looks through an older snapshot: the unique index on open attempts decides, and we look again.
     FOR tries IN 1..10 LOOP
         SELECT * INTO j FROM kwdbml.job b
         WHERE b.status = 'RUNNING' AND b.engine = ANY (engines) AND b.installation = kwdbml._installation()
+          AND (queues IS NULL OR b.queue = ANY (queues))
           AND NOT EXISTS (SELECT FROM kwdbml.attempt t WHERE t.job_id = b.id AND t.ended IS NULL)
         ORDER BY b.priority DESC, b.created LIMIT 1 FOR UPDATE SKIP LOCKED;
         EXIT WHEN NOT FOUND;
-        INSERT INTO kwdbml.attempt (job_id, number, worker, lease_until, engine, run_name)
-        SELECT j.id, n.number, worker_name, clock_timestamp() + lease, j.engine,
+        INSERT INTO kwdbml.attempt (job_id, number, worker, host, lease_until, engine, run_name)
+        SELECT j.id, n.number, worker_name, worker_host, clock_timestamp() + lease, j.engine,
                'kwdbml-' || left(replace(j.installation::text, '-', ''), 12) || '-' || j.id || '-' || n.number
         FROM (SELECT coalesce(max(t.number), 0) + 1 FROM kwdbml.attempt t WHERE t.job_id = j.id) AS n(number)
         ON CONFLICT DO NOTHING RETURNING * INTO a;
         IF FOUND THEN
-            RETURN NEXT (a.job_id, a.number, a.token, a.run_name, a.engine, j.status::text, false, a.phase, NULL::jsonb);
+            RETURN NEXT (a.job_id, a.number, a.token, a.run_name, a.engine, j.status::text, false, a.phase, NULL::jsonb, a.host);
             RETURN;
         END IF;
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION kwdbml.worker_claim(text, text[], interval) IS 'for workers: takes one job';
+COMMENT ON FUNCTION kwdbml.worker_claim(text, text[], interval, text, text[]) IS 'for workers: takes one job';
 
 -- -------- sql/functions/worker/worker_cleanup.sql
 -- Contract: runs to stop and delete, put off for a while so that two workers do not work on one; worker_cleaned ends it.
-CREATE FUNCTION kwdbml.worker_cleanup(engines text[], host text)
+-- Runs of the engines in bound are reached only from the host that they were launched on.
+CREATE FUNCTION kwdbml.worker_cleanup(engines text[], host text, bound text[] DEFAULT '{local}')
 RETURNS TABLE (engine text, run_name text, handle jsonb) LANGUAGE sql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
@@ -1584,11 +1596,11 @@ BEGIN ATOMIC
     SET not_before = clock_timestamp() + least(interval '10 seconds' * (c.tries + 1), interval '10 minutes'), tries = c.tries + 1
     WHERE c.id IN (SELECT d.id FROM kwdbml.cleanup d
                    WHERE d.engine = ANY (engines) AND d.not_before <= clock_timestamp()
-                     AND coalesce(d.handle ->> 'host', worker_cleanup.host) = worker_cleanup.host
+                     AND (d.engine <> ALL (bound) OR d.host IN (worker_cleanup.host, ''))
                    LIMIT 20 FOR UPDATE SKIP LOCKED)
     RETURNING c.engine, c.run_name, c.handle;
 END;
-COMMENT ON FUNCTION kwdbml.worker_cleanup(text[], text) IS 'for workers: what must still be stopped and deleted';
+COMMENT ON FUNCTION kwdbml.worker_cleanup(text[], text, text[]) IS 'for workers: what must still be stopped and deleted';
 
 CREATE FUNCTION kwdbml.worker_cleaned(run text) RETURNS void LANGUAGE sql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -1932,6 +1944,7 @@ BEGIN
     END IF;
     SELECT e.env INTO answer FROM kwdbml.job_env e WHERE e.job_id = job;
     RETURN jsonb_build_object(
+        'user_code', p.algorithm IS NULL AND p.id IS NOT NULL OR v.algorithm IS NULL AND v.id IS NOT NULL,
         'type', j.type, 'settings', j.settings, 'retries', j.retries, 'env', coalesce(answer, '{}'),
         'ttl', coalesce(j.settings -> 'ttl', kwdbml._setting('default_ttl')),
         'model_limit', kwdbml._setting('model_limit'),
@@ -2030,10 +2043,11 @@ END
 $$;
 COMMENT ON FUNCTION kwdbml._stage_columns(kwdbml.job, jsonb, jsonb) IS 'which columns a job reads, and how';
 
--- Contract: true when reading these columns of the relation runs no code of a user, whoever reads: an ordinary table,
--- alone, of built-in types, without anything that the planner would evaluate (expressions of indexes or statistics).
--- Holds for as long as the caller has the table locked against DDL.
-CREATE FUNCTION kwdbml._reads_plainly(rel oid, names text[]) RETURNS boolean LANGUAGE sql STABLE
+-- Contract: true when reading these columns [{name, oid}] of the relation runs no code of a user, whoever reads: an
+-- ordinary table, alone, of built-in types, which are those that the expressions were made for (the request may lie),
+-- without anything that the planner would evaluate (expressions of indexes or statistics). Holds for as long as the
+-- caller has the table locked against DDL.
+CREATE FUNCTION kwdbml._reads_plainly(rel oid, claimed jsonb) RETURNS boolean LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     SELECT c.relkind = 'r' AND c.relpersistence <> 't' AND NOT c.relrowsecurity AND NOT c.relispartition
@@ -2041,21 +2055,24 @@ BEGIN ATOMIC
         AND NOT EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid)
         AND NOT EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND (x.indexprs IS NOT NULL OR x.indpred IS NOT NULL))
         AND NOT EXISTS (SELECT FROM pg_statistic_ext s WHERE s.stxrelid = c.oid AND s.stxexprs IS NOT NULL)
-        AND (SELECT count(*) = cardinality(names) AND bool_and(t.typtype = 'b' AND t.typnamespace = 'pg_catalog'::regnamespace
-                        AND a.attgenerated <> 'v')
-             FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attname::text = ANY (names))
+        AND NOT EXISTS (
+            SELECT FROM jsonb_to_recordset(claimed) AS w(name text, oid oid)
+            WHERE NOT EXISTS (
+                SELECT FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+                WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v'
+                  AND a.attname::text = w.name AND a.atttypid = w.oid
+                  AND t.typtype = 'b' AND t.typnamespace = 'pg_catalog'::regnamespace))
     FROM pg_class c WHERE c.oid = rel;
 END;
-COMMENT ON FUNCTION kwdbml._reads_plainly(oid, text[]) IS 'whether reading a table can run code of a user';
+COMMENT ON FUNCTION kwdbml._reads_plainly(oid, jsonb) IS 'whether reading a table can run code of a user';
 
 -- Contract: the oid of the job's relation, locked so that it stays plain, when it may be read the fast way; else NULL.
-CREATE FUNCTION kwdbml._lock_plain(j kwdbml.job, names text[]) RETURNS oid LANGUAGE plpgsql
+CREATE FUNCTION kwdbml._lock_plain(j kwdbml.job, claimed jsonb) RETURNS oid LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     rel oid := to_regclass(j.data_relation);
 BEGIN
-    IF rel IS NULL OR NOT kwdbml._reads_plainly(rel, names)
+    IF rel IS NULL OR NOT kwdbml._reads_plainly(rel, claimed)
        OR NOT (SELECT has_schema_privilege(j.creator, c.relnamespace, 'USAGE') FROM pg_class c WHERE c.oid = rel) THEN
         RETURN NULL;
     END IF;
@@ -2066,13 +2083,13 @@ BEGIN
     PERFORM FROM pg_namespace n WHERE n.oid = (SELECT c.relnamespace FROM pg_class c WHERE c.oid = rel) FOR KEY SHARE NOWAIT;
     -- against CREATE INDEX and CREATE STATISTICS; whoever is in our way just sends us the other way
     EXECUTE format('LOCK TABLE %s IN SHARE UPDATE EXCLUSIVE MODE NOWAIT', rel::regclass);
-    RETURN CASE WHEN to_regclass(j.data_relation) = rel::regclass AND kwdbml._reads_plainly(rel, names) THEN rel END;
+    RETURN CASE WHEN to_regclass(j.data_relation) = rel::regclass AND kwdbml._reads_plainly(rel, claimed) THEN rel END;
 EXCEPTION WHEN lock_not_available OR undefined_table OR invalid_name OR syntax_error THEN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION kwdbml._lock_plain(kwdbml.job, text[]) IS 'locks a table that can be read without running code of a user';
-REVOKE ALL ON FUNCTION kwdbml._lock_plain(kwdbml.job, text[]) FROM PUBLIC;
+COMMENT ON FUNCTION kwdbml._lock_plain(kwdbml.job, jsonb) IS 'locks a table that can be read without running code of a user';
+REVOKE ALL ON FUNCTION kwdbml._lock_plain(kwdbml.job, jsonb) FROM PUBLIC;
 
 -- Contract: prepares the reading in the open transaction, which from here on is READ ONLY and must be rolled back.
 -- (statement to COPY, search_path to set before it, columns). The text of the query is compiled only inside a function
@@ -2096,7 +2113,8 @@ BEGIN
     INTO expressions, results
     FROM (SELECT DISTINCT ON (x ->> 'column') x ->> 'column', x ->> 'expression', x ->> 'staged', substring(x ->> 'column' FROM 2)::int
           FROM jsonb_array_elements(columns) AS x) AS c("column", expression, staged, n);
-    plain := kwdbml._lock_plain(j, ARRAY(SELECT DISTINCT x ->> 'name' FROM jsonb_array_elements(columns) AS x));
+    plain := kwdbml._lock_plain(j, (SELECT jsonb_agg(c) FROM jsonb_array_elements(j.data_columns) AS c
+                                    WHERE c ->> 'name' IN (SELECT x ->> 'name' FROM jsonb_array_elements(columns) AS x)));
     IF plain IS NOT NULL THEN
         EXECUTE format('CREATE VIEW kwdbml.%I AS SELECT %s FROM ONLY %s AS q', handle, expressions, plain::regclass);
         EXECUTE format('ALTER VIEW kwdbml.%I OWNER TO %I', handle, j.creator);
@@ -2131,8 +2149,8 @@ BEGIN
 EXCEPTION WHEN object_not_in_prerequisite_state THEN
     PERFORM kwdbml._check_creator(current_user, (SELECT r.oid FROM pg_roles r WHERE r.rolname = current_user)),
             kwdbml._runs_as('', ''), kwdbml._setting('default_ttl'), kwdbml._model_right(NULL, 'EVALUATE', current_user),
-            kwdbml._pipeline_right(NULL, 'TRAIN', current_user), kwdbml._lock_plain(NULL, '{}'),
-            kwdbml._stage_columns(NULL, '[]', '[]'), kwdbml._reads_plainly('kwdbml.job'::regclass, '{id}');
+            kwdbml._pipeline_right(NULL, 'TRAIN', current_user), kwdbml._lock_plain(NULL, '[]'),
+            kwdbml._stage_columns(NULL, '[]', '[]'), kwdbml._reads_plainly('kwdbml.job'::regclass, '[]');
     PERFORM kwdbml._feature_cast('int8'::regtype, 'INT'), kwdbml._carried('numeric'::regtype),
             date_part('epoch', now()), format('%I', 'a'), to_regclass('kwdbml.job'), format_type('int8'::regtype, -1);
 END

@@ -90,18 +90,28 @@ def worker(
         str | None, typer.Option(help="The worker's own role; or KWDBML_DSN.", envvar="KWDBML_DSN", show_envvar=False)
     ] = None,
     concurrency: Annotated[int | None, typer.Option(help="Jobs at once.")] = None,
+    queue: Annotated[list[str] | None, typer.Option(help="Serve only this queue; may be repeated.")] = None,
     scratch: Annotated[Path | None, typer.Option(help="Where runs keep their files.")] = None,
     unsafe_no_sandbox: Annotated[
         bool, typer.Option("--unsafe-no-sandbox", help="Run uploaded code without a sandbox.")
     ] = False,
+    install_requirements: Annotated[
+        bool | None,
+        typer.Option(
+            "--install-requirements/--no-install-requirements",
+            help="Install what a bundle's requirements.txt asks for.",
+            show_default="installed",
+        ),
+    ] = None,
     allow_superuser: Annotated[
         bool, typer.Option("--allow-superuser", help="Run although the role is a superuser.")
     ] = False,
 ) -> None:
     """Run a worker for an existing server until SIGTERM, which drains it."""
     given: dict[str, Any] = {
-        "dsn": dsn, "concurrency": concurrency, "scratch": scratch,
+        "dsn": dsn, "concurrency": concurrency, "queues": queue or None, "scratch": scratch,
         "unsafe_no_sandbox": unsafe_no_sandbox or None, "allow_superuser": allow_superuser or None,
+        "install_requirements": install_requirements,
     }  # fmt: skip
     _configure_log()
     with _failing():
@@ -117,6 +127,7 @@ async def _work(given: dict[str, Any]) -> None:
     from kwdbml.settings import WorkerSettings
     from kwdbml.worker.loop import Worker
 
+    readiness.keep()
     try:
         settings = WorkerSettings(**given)
     except ValidationError as error:

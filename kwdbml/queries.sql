@@ -1,8 +1,8 @@
 -- Named statements of the worker. Each calls one function of the extension: the worker has no other right.
 
 -- name: claim
-SELECT job_id, attempt, token, run_name, engine, status, takeover, phase, handle
-FROM kwdbml.worker_claim(%(worker)s, %(engines)s, %(lease)s)
+SELECT job_id, attempt, token, run_name, engine, status, takeover, phase, handle, host
+FROM kwdbml.worker_claim(%(worker)s, %(engines)s, %(lease)s, %(host)s, %(queues)s)
 
 -- name: heartbeat
 SELECT token, status FROM kwdbml.worker_heartbeat(%(tokens)s, %(lease)s)
@@ -38,7 +38,7 @@ SELECT kwdbml.worker_end(%(job)s, %(token)s)
 SELECT kwdbml.worker_release(%(job)s, %(token)s)
 
 -- name: cleanup
-SELECT engine, run_name, handle FROM kwdbml.worker_cleanup(%(engines)s, %(host)s)
+SELECT engine, run_name, handle FROM kwdbml.worker_cleanup(%(engines)s, %(host)s, %(bound)s)
 
 -- name: cleaned
 SELECT kwdbml.worker_cleaned(%(run)s)

@@ -12,6 +12,13 @@ VARIABLE = "KWDBML_READY_FD"
 READY = b"ready\n"
 
 
+def keep() -> None:
+    """Keep the pipe to ourselves: what the worker starts before it is ready must not hold the caller's end open."""
+    number = os.environ.get(VARIABLE)
+    if number is not None:
+        os.set_inheritable(int(number), False)
+
+
 def announce() -> None:
     """Say that the worker is ready, at most once; the variable does not reach what the worker starts."""
     number = os.environ.pop(VARIABLE, None)

@@ -18,6 +18,7 @@ class WorkerSettings(BaseSettings):
     dsn: SecretStr = Field(description="libpq connection string of the worker's own, powerless role")
     name: str = Field(default_factory=socket.gethostname, description="shown as kwdbml.jobs.worker")
     concurrency: int = Field(default=1, ge=1, le=1024, description="jobs at once")
+    queues: list[str] | None = Field(default=None, description="serve only these queues; all by default")
     scratch: Path | None = Field(default=None, description="where the local engine keeps its runs")
     lease: float = Field(
         default=30.0, ge=1.0, description="after so long without a heartbeat another worker takes over"
@@ -25,6 +26,7 @@ class WorkerSettings(BaseSettings):
     heartbeat: float = Field(default=5.0, gt=0, description="how often leases are renewed")
     sweep: float = Field(default=5.0, gt=0, description="how often to look for what no notification told")
     unsafe_no_sandbox: bool = Field(default=False, description="run uploaded code without a sandbox")
+    install_requirements: bool = Field(default=True, description="install what a bundle's requirements.txt asks for")
     allow_superuser: bool = Field(default=False, description="run although the role of the DSN is a superuser")
 
     @property

@@ -42,6 +42,7 @@ class Claim:
     takeover: bool
     phase: str
     handle: dict[str, Any] | None
+    host: str = ""  # where it may have been launched
 
     @property
     def key(self) -> dict[str, UUID]:
@@ -93,8 +94,11 @@ class Store:
     async def whoami(self) -> dict[str, Any]:
         return (await self._rows("whoami"))[0]
 
-    async def claim(self, worker: str, engines: Sequence[str], lease: timedelta) -> Claim | None:
-        rows = await self._rows("claim", worker=worker, engines=list(engines), lease=lease)
+    async def claim(
+        self, worker: str, engines: Sequence[str], lease: timedelta, host: str = "", queues: Sequence[str] | None = None
+    ) -> Claim | None:
+        asked = {"worker": worker, "engines": list(engines), "lease": lease, "host": host}
+        rows = await self._rows("claim", **asked, queues=None if queues is None else list(queues))
         return Claim(**rows[0]) if rows else None
 
     async def heartbeat(self, tokens: Sequence[UUID], lease: timedelta) -> dict[UUID, str]:
@@ -143,8 +147,9 @@ class Store:
     async def release(self, claim: Claim) -> None:
         await self._rows("release", **claim.key)
 
-    async def cleanup(self, engines: Sequence[str], host: str) -> list[dict[str, Any]]:
-        return await self._rows("cleanup", engines=list(engines), host=host)
+    async def cleanup(self, engines: Sequence[str], host: str, bound: Sequence[str]) -> list[dict[str, Any]]:
+        """Runs to stop and delete; those of ``bound`` engines only when they were launched on this host."""
+        return await self._rows("cleanup", engines=list(engines), host=host, bound=list(bound))
 
     async def cleaned(self, run_name: str) -> None:
         await self._rows("cleaned", run=run_name)
@@ -154,7 +159,7 @@ class Store:
 
     @asynccontextmanager
     async def landing(self, claim: Claim) -> AsyncIterator[Landing]:
-        """The final transaction of a TRAIN or EVALUATE job: committed when the block ends well."""
+        """The final transaction of a job: committed when the block ends well."""
         async with self._pool.connection() as connection, connection.transaction():
             await connection.execute(QUERIES["lock_timeout"].encode())
             yield Landing(connection, claim)
@@ -196,6 +201,6 @@ class Landing:
         await self.connection.execute(QUERIES["land"].encode(), {**self.claim.key, "outcome": Jsonb(outcome)})
 
 
-def _next_block(rows: Iterator[pa.RecordBatch]) -> bytes | None:
+def _next_block(rows: Iterator[pa.RecordBatch]) -> memoryview | None:
     batch = next(rows, None)
     return None if batch is None else copybinary.encode(batch)

@@ -100,6 +100,8 @@ class Engine(Protocol):
     """What the worker asks of an engine. Every method is safe to call again after a crash."""
 
     name: str
+    #: Runs can be reached only from the host that launched them.
+    host_bound: bool
 
     async def start(self) -> None:
         """Get ready (warm sandboxes, connections). EngineError with the cure when it cannot work here."""

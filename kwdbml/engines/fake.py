@@ -149,6 +149,7 @@ class FakeEngine:
     """One worker's engine in a ``FakeWorld``."""
 
     name = "fake"
+    host_bound = False
 
     def __init__(self, world: FakeWorld) -> None:
         self.world = world

@@ -46,6 +46,7 @@ class LocalEngine:
     """
 
     name = "local"
+    host_bound = True
 
     def __init__(
         self,

@@ -102,7 +102,7 @@ class Sandbox:
         self, workspace: Path, command: Sequence[str], *, uid: int | None, disk: int, readable: Sequence[str]
     ) -> list[str]:
         """The command line for a program of ours that needs the network: ``command`` in this sandbox, which sees the
-        runtime, its workspace, and ``readable`` of the machine. Bubblewrap's own arguments end with the first ``--``."""
+        runtime, its workspace, and ``readable`` of the machine."""
         wrapped = _bounded(command, uid=uid, disk=disk, processes=self.kind != "plain" or uid is not None)
         if self.kind == "plain":
             return wrapped
@@ -126,7 +126,7 @@ class Sandbox:
                 arguments += ["--symlink", os.readlink(path), path]
             elif os.path.isdir(path):
                 arguments += ["--ro-bind", path, path]
-        mounts = self._mounts(workspace, uid, online or ())
+        mounts = self._mounts(workspace, uid, online)
         for directory in _parents(target for _, _, target in mounts):
             arguments += ["--perms", "0755", "--dir", directory]
         arguments += ["--proc", "/proc", "--dev", "/dev"]
@@ -136,16 +136,17 @@ class Sandbox:
         # Both are file systems in memory that an ordinary user's job owns: nobody would count what it puts there.
         return [*arguments, "--remount-ro", "/dev", "--remount-ro", "/"]
 
-    def _mounts(self, workspace: Path, uid: int | None, readable: Sequence[str]) -> list[tuple[str, str, str]]:
+    def _mounts(self, workspace: Path, uid: int | None, online: Sequence[str] | None) -> list[tuple[str, str, str]]:
         """What of the machine appears inside: (how, path outside, path inside)."""
-        out = workspace / "out"
+        out, readable = workspace / "out", online or ()
         mounts = [("--ro-bind-try", path, path) for path in _READABLE]
         mounts += [("--ro-bind", path, path) for path in (*self.runtime, *readable)]
         for name in _accounts(uid):
             if f"/etc/{name}" not in readable:
                 mounts.append(("--ro-bind", str(workspace / "ctl" / "etc" / name), f"/etc/{name}"))
         mounts += [("--ro-bind", str(workspace / "in"), f"{JOB}/in"), ("--bind", str(out), f"{JOB}/out")]
-        return [*mounts, ("--bind", str(out / "tmp"), "/tmp")]
+        # What is readable may lie below /tmp, and a program of ours knows TMPDIR.
+        return mounts if online is not None else [*mounts, ("--bind", str(out / "tmp"), "/tmp")]
 
 
 def environment(inside: str, threads: int) -> dict[str, str]:

@@ -83,7 +83,7 @@ def _relation(plpy: Any, parts: list[str], argument: str) -> DataSet:
         raise _temporary(shown)
     qualified = f"{plpy.quote_ident(rel['schema'])}.{plpy.quote_ident(rel['name'])}"
     columns = query(plpy, "relation_columns", qualified)
-    return DataSet(f"SELECT * FROM {qualified}", qualified, columns, max(rel["rows"], 0))
+    return DataSet(f"SELECT * FROM {qualified}", qualified, columns, max(rel["rows"], 0))  # noqa: S608 quoted
 
 
 def _qualify(plpy: Any, parts: list[str], shown: str) -> str:
@@ -153,7 +153,7 @@ def _query(plpy: Any, text: str, argument: str) -> DataSet:
             with_cursor.close()
     _check_plan(plan, argument)
     try:
-        result = plpy.execute(f"SELECT * FROM (\n{statement}\n) AS kwdbml_data_set LIMIT 0")
+        result = plpy.execute(f"SELECT * FROM (\n{statement}\n) AS kwdbml_data_set LIMIT 0")  # noqa: S608 one SELECT
     except plpy.SPIError as error:
         raise _explained(error, statement, argument) from None
     types = query(plpy, "type_names", result.coltypes(), result.coltypmods())

@@ -230,8 +230,8 @@ def _infer(plpy: Any, found: data.DataSet, target: str, column: dict[str, Any]) 
         return "r"
     name = plpy.quote_ident(target)
     # quoted, and one SELECT of the caller's own
-    distinct = f"SELECT DISTINCT {name} FROM (\n{found.query}\n) AS d WHERE {name} IS NOT NULL LIMIT {_FEW + 1}"
-    counted = plpy.execute(f"SELECT count(*) AS n FROM ({distinct}) AS v")[0]["n"]
+    distinct = f"SELECT DISTINCT {name} FROM (\n{found.query}\n) AS d WHERE {name} IS NOT NULL LIMIT {_FEW + 1}"  # noqa: S608
+    counted = plpy.execute(f"SELECT count(*) AS n FROM ({distinct}) AS v")[0]["n"]  # noqa: S608
     if counted == 2:
         return "b"
     return "r" if kind == "INT" and counted > _FEW else "m"

@@ -36,8 +36,8 @@ def _text(key: str, value: Any) -> str:
 
 def _engine(key: str, value: Any) -> str:
     name = _text(key, value).lower()
-    if name not in ("local", "kubeflow"):
-        raise InvalidParameter(f'unknown engine "{value}"', hint="Engines: local, kubeflow.")
+    if name != "local":
+        raise InvalidParameter(f'unknown engine "{value}"', hint="Engines: local.")
     return name
 
 

@@ -66,7 +66,7 @@ def client(environ: Mapping[str, str], *, closed: Path) -> Client:
         arguments = ("--no-index",) if pip.get("no-index", "").lower() in ("1", "true", "yes", "on") else ()
     named = [part for name in (*_PLACES, *_NETWORK[-3:]) for part in re.split(r"[\s,]+", env.get(name, ""))]
     places = [_opened(path, closed) for path in _local([*named, *_strings(settings)])]
-    paths = dict.fromkeys(path for path in (*_NEEDED, *places) if os.path.exists(path))
+    paths = dict.fromkeys(path for path in (*_NEEDED, *places) if Path(path).exists())
     return Client(env, arguments, tuple(paths), files[-1].read_text(encoding="utf-8") if files else None)
 
 
@@ -122,12 +122,8 @@ def _local(values: Iterable[str]) -> Iterator[str]:
 
 def _opened(path: str, closed: Path) -> str:
     """What must be seen for a place: an index in a directory ``simple`` points to the files beside it."""
-    around = os.path.dirname(path)
-    protected = (os.path.realpath(closed), os.path.expanduser("~"), "/etc", "/")
-    if os.path.basename(path) != "simple" or any(_holds(os.path.realpath(around), one) for one in protected):
+    around = Path(path).parent
+    protected = (closed.resolve(), Path.home(), Path("/etc"))
+    if Path(path).name != "simple" or any(one.is_relative_to(around.resolve()) for one in protected):
         return path
-    return around
-
-
-def _holds(directory: str, path: str) -> bool:
-    return os.path.commonpath([directory, path]) == directory
+    return str(around)

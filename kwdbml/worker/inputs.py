@@ -24,8 +24,7 @@ def run_of(claim: Claim, spec: dict[str, Any]) -> Run:
         scalar=flavour.get("scalarResources") or {},
     )
     ttl = float(spec["ttl"])
-    builtin = spec["type"] == "TRAIN" and spec["algorithm"] is not None
-    return Run(claim.run_name, resources, ttl if ttl > 0 else None, spec["env"], trusted=builtin)
+    return Run(claim.run_name, resources, ttl if ttl > 0 else None, spec["env"], trusted=not spec["user_code"])
 
 
 async def fetch_bundles(store: Store, claim: Claim, inputs: Path) -> dict[str, bool]:

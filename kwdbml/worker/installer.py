@@ -21,7 +21,7 @@ from pathlib import Path
 from kwdbml.engines import sandbox, seccomp
 from kwdbml.engines.trees import disk_usage
 from kwdbml.errors import EngineError, KwdbmlError
-from kwdbml.steps.failure import StepError
+from kwdbml.steps.failure import MissingRequirement, StepError
 from kwdbml.steps.requirements import Line
 from kwdbml.worker.indexes import Client
 
@@ -35,7 +35,8 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _PASSWORD = re.compile(r"(://)[^/@\s]+@")
 #: uv's words for what an index does not have. Whatever else has no solution is a conflict.
 _NOT_THERE = re.compile(
-    r"was not found in|were not found in|there (is|are) no versions? of|has no (usable )?wheels|is available and you req"
+    r"(was|were) not found in|there (is|are) no versions? of|ha(s|ve) no (usable )?wheels"
+    r"|(is|are) available and you require"
 )
 #: … and for an index that cannot be reached.
 _OFFLINE = re.compile(
@@ -47,8 +48,8 @@ class RequirementConflict(StepError):
     """What the bundles ask for cannot all be had at once, or not beside the runtime's own libraries."""
 
 
-class NotThere(StepError):
-    """No index has it as a wheel, or none can be reached: becomes MissingRequirement."""
+class Offline(KwdbmlError):
+    """No index can be reached."""
 
 
 class InstallFailed(KwdbmlError):
@@ -96,7 +97,7 @@ class Installer:
         self._uv = uv_program()
 
     async def install(self, lines: Sequence[Line]) -> Path:
-        """The directory that holds what was missing. RequirementConflict, NotThere, InstallFailed."""
+        """Where lies what was missing. RequirementConflict, MissingRequirement, Offline or InstallFailed."""
         await asyncio.to_thread(self._prepare, lines)
         try:
             async with asyncio.timeout(self._limits.seconds):
@@ -169,7 +170,10 @@ class Installer:
     async def _watch(self, process: asyncio.subprocess.Process) -> None:
         """End it when it has filled its share of the disk."""
         out = str(self._directory / "out")
-        while await asyncio.to_thread(disk_usage, out, self._limits.disk, _MOST_ENTRIES) is not None:
+        while True:
+            used = await asyncio.to_thread(disk_usage, out, self._limits.disk, _MOST_ENTRIES)
+            if used is None:
+                break
             await asyncio.sleep(0.5)
         _kill(process)
         raise InstallFailed(f"the requirements take more than the {self._limits.disk >> 20:,} MiB allowed")
@@ -209,12 +213,16 @@ def _error(code: int, output: str) -> KwdbmlError:
     """What uv's last words mean."""
     _, _, told = output.partition("error: ")
     told = told or output
+    told = told.strip()
     short = told if len(told) <= _MOST_MESSAGE else told[:_MOST_MESSAGE] + " …"
     if _OFFLINE.search(told):
-        return NotThere(short)
-    if told.startswith("No solution found"):
-        return NotThere(short) if _NOT_THERE.search(told) else RequirementConflict(short.strip())
-    return InstallFailed(f"uv ended with exit code {code}: {short.strip()}")
+        return Offline(short)
+    if not told.startswith("No solution found"):
+        return InstallFailed(f"uv ended with exit code {code}: {short}")
+    if _NOT_THERE.search(" ".join(told.split())):  # its lines are broken anywhere
+        hint = "only wheels are installed: put the packages' .whl files into the bundle's modules.zip"
+        return MissingRequirement(f"requirements.txt asks for what no index has for this Python: {short}", hint=hint)
+    return RequirementConflict(f"what requirements.txt asks for does not go together: {short}")
 
 
 def _clean(output: bytes) -> str:

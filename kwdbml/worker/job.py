@@ -21,7 +21,8 @@ from kwdbml.engines.base import Engine, Handle, RunState, RunStatus, Workspace
 from kwdbml.errors import EngineError, KwdbmlError
 from kwdbml.store import FENCED, RETRYABLE, Claim, Store
 from kwdbml.worker import inputs, landing
-from kwdbml.worker.logs import KeptLog
+from kwdbml.worker.logs import KeptLog, remarks
+from kwdbml.worker.packages import Packages
 
 log = structlog.get_logger()
 
@@ -39,10 +40,25 @@ class Canceled(Exception):
     """The job was canceled: stop what runs, confirm, clean up."""
 
 
+class Elsewhere(Exception):
+    """The run is on a host of which nothing has been heard for a lease."""
+
+
 class Attempt:
     """Takes one claimed attempt to its end. ``cancel()`` and ``lose()`` may be called at any time."""
 
-    def __init__(self, store: Store, engine: Engine, claim: Claim, connections: Connections) -> None:
+    def __init__(
+        self,
+        store: Store,
+        engine: Engine,
+        claim: Claim,
+        connections: Connections,
+        packages: Packages | None = None,
+        *,
+        elsewhere: bool = False,
+    ) -> None:
+        self._elsewhere = elsewhere  # it may have been launched on a host that we cannot reach
+        self._packages = packages  # None: requirements are not installed here
         self._store, self._engine, self.claim, self._connections = store, engine, claim, connections
         self._canceled = asyncio.Event()
         self._lost = False
@@ -62,6 +78,8 @@ class Attempt:
         """Never raises but for asyncio's own cancellation: a job's failure is the job's."""
         handle: Handle | None = None
         try:
+            if self._elsewhere:
+                raise Elsewhere
             handle = await self._find()
             self._check()
             self._spec = await self._store.spec(self.claim)
@@ -73,6 +91,8 @@ class Attempt:
             await self._guard(self._stop(handle))
         except Fenced:
             self._log.info("attempt.fenced")
+        except Elsewhere:
+            await self._guard(self._give_up())
         except Exception as error:  # noqa: BLE001 whatever it is, it is this job's
             await self._guard(self._failed(error, handle))
 
@@ -88,14 +108,21 @@ class Attempt:
         """Stage the data, fill the workspace, launch; the handle, written down."""
         run = inputs.run_of(self.claim, self._spec)
         workspace = await self._engine.open(run)
+        launching = False
         try:
             staged = await self._stage(workspace)
             files = await inputs.fetch_bundles(self._store, self.claim, workspace.inputs)
+            await self._install(workspace)
             inputs.write_spec(workspace.inputs, self.claim, self._spec, staged, files)
             self._check()
+            launching = True
             await self._store.update(self.claim, phase="launching")
             return await self._engine.launch(run, workspace)
-        except Exception:  # not when we are told to let go: the run may have begun, and the engine frees what has not
+        except asyncio.CancelledError:  # we are told to let go; a run that may have begun goes on without us
+            if not launching:
+                await self._store.release(self.claim)
+            raise
+        except Exception:
             await self._engine.abandon(workspace)
             raise
 
@@ -132,6 +159,24 @@ class Attempt:
             if not work.done():  # we are told to let go
                 reader.cancel()
             self._connections.prepare()
+
+    async def _install(self, workspace: Workspace) -> None:
+        """What the bundles' requirements.txt ask for, into the workspace; told before the run's own lines."""
+        if self._packages is None:
+            return
+        said: list[str] = []
+        placing = asyncio.ensure_future(self._packages.place(workspace, said.append))
+        canceled = asyncio.ensure_future(self._canceled.wait())
+        try:
+            await asyncio.wait({placing, canceled}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            canceled.cancel()
+            placing.cancel()
+            await asyncio.wait({placing})
+        self._check()
+        if said:
+            await self._store.log(self.claim, remarks(said), None)
+        placing.result()
 
     async def _follow(self, handle: Handle) -> RunStatus:
         """Until the run has ended: its log and progress go to the database as they come."""
@@ -244,6 +289,16 @@ class Attempt:
         await self._store.end(self.claim)
         self._log.info("job.canceled")
         await self._clean(handle)
+
+    async def _give_up(self) -> None:
+        """End the attempt of a lost host. Its run is in kwdbml.cleanup for when a worker there comes back."""
+        if self.claim.status == "CANCELED":
+            await self._store.end(self.claim)
+            return
+        message = f"nothing has been heard of {self.claim.host}, the host that the run was launched on"
+        error = {"type": "Lost", "message": message, "step": "run", "traceback": []}
+        await self._store.fail(self.claim, error, retry=True)
+        self._log.info("run.lost", host=self.claim.host)
 
     async def _failed(self, error: Exception, handle: Handle | None) -> None:
         """What went wrong outside the run: the user's data or rights, the engine, the database, or ourselves."""

@@ -209,7 +209,9 @@ def _validated(file: Any, columns: int) -> Iterator[pa.RecordBatch]:
         for batch in _batches(file):
             batch.validate(full=True)
             if batch.num_columns != columns:
-                raise InvalidParameter(f"predictions.arrow has {batch.num_columns} columns, not {columns}", hint=_HANDS_OFF)
+                raise InvalidParameter(
+                    f"predictions.arrow has {batch.num_columns} columns, not {columns}", hint=_HANDS_OFF
+                )
             yield batch
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InvalidParameter(f"predictions.arrow is damaged: {error}", hint=_HANDS_OFF) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,18 @@ from kwdbml.worker.landing import clean
 
 HEAD = 1 << 20  # bytes
 TAIL = 9 << 20
+_MOST_REMARKS = 1000
 _PER_LINE = 32  # a line costs something even when it is empty
+
+
+def remarks(said: list[str]) -> list[dict[str, Any]]:
+    """Rows for what we did before the run: lines of our own, numbered up to 0, because the run's count from 1."""
+    said, now = said[:_MOST_REMARKS], time.time()
+    first = 1 - len(said)
+    return [
+        {"seq": seq, "at": now, "step": "", "stream": "kwdbml", "line": clean(line)}
+        for seq, line in enumerate(said, first)
+    ]
 
 
 @dataclass

@@ -20,10 +20,12 @@ import structlog
 
 from kwdbml.dataset import Connections
 from kwdbml.engines.base import Engine
+from kwdbml.engines.local import default_root
 from kwdbml.errors import InsufficientPrivilege, WrongState
 from kwdbml.settings import WorkerSettings
 from kwdbml.store import Store
 from kwdbml.worker.job import Attempt
+from kwdbml.worker.packages import Packages
 
 log = structlog.get_logger()
 
@@ -45,6 +47,11 @@ class Worker:
         dsn = self.settings.dsn.get_secret_value()
         self._connections = Connections(dsn)
         self._store = Store(dsn, max_size=max(4, 2 * self.settings.concurrency))
+        self._packages: Packages | None = None
+        if self.settings.install_requirements:
+            scratch = self.settings.scratch or default_root()
+            self._packages = Packages(scratch, unsafe_no_sandbox=self.settings.unsafe_no_sandbox)
+        self._host = socket.gethostname()
         self._name = f"{self.settings.name}:{os.getpid()}"
 
     async def run(self) -> None:
@@ -94,7 +101,9 @@ class Worker:
     async def _take(self) -> bool:
         """Claim a job and set to work on it; whether there was one."""
         try:
-            claim = await self._store.claim(self._name, list(self.engines), self.settings.lease_interval)
+            claim = await self._store.claim(
+                self._name, list(self.engines), self.settings.lease_interval, self._host, self.settings.queues
+            )
         except (psycopg.Error, OSError) as error:
             log.warning("claim.failed", why=str(error))
             await asyncio.sleep(1.0)
@@ -102,7 +111,9 @@ class Worker:
         if claim is None:
             return False
         log.info("job.claimed", job=str(claim.job_id), attempt=claim.attempt, takeover=claim.takeover)
-        attempt = Attempt(self._store, self.engines[claim.engine], claim, self._connections)
+        engine = self.engines[claim.engine]
+        elsewhere = engine.host_bound and claim.host not in ("", self._host)
+        attempt = Attempt(self._store, engine, claim, self._connections, self._packages, elsewhere=elsewhere)
         self._attempts[claim.token] = attempt
         task = asyncio.create_task(attempt.run())
         self._tasks.add(task)
@@ -157,13 +168,15 @@ class Worker:
         while True:
             await asyncio.sleep(self.settings.sweep)
             try:
+                await self._store.sweep()
                 await self._clean_up()
             except Exception as error:  # noqa: BLE001 the next sweep tries again
                 log.warning("sweep.failed", why=str(error))
 
     async def _clean_up(self) -> None:
         """Work off kwdbml.cleanup: runs that nobody waits for any more."""
-        for row in await self._store.cleanup(list(self.engines), socket.gethostname()):
+        bound = [name for name, engine in self.engines.items() if engine.host_bound]
+        for row in await self._store.cleanup(list(self.engines), self._host, bound):
             engine = self.engines[row["engine"]]
             handle = row["handle"] or await engine.find(row["run_name"])
             if handle is not None:

@@ -1,11 +1,11 @@
 """What a job's bundles ask for in requirements.txt, installed before its run is launched, as ``in/packages/``.
 
     <scratch>/packages/<key>/         installed, read-only; the key is what was asked for, Python and the runtime
-    <scratch>/packages/<key>.lock     held while it is made or copied: two workers make it once
+    <scratch>/packages/.lock-<k>      held while one is made or copied, by its key's beginning: two workers make it once
     <scratch>/packages/.new-<random>/ being made (``installer.py``); whoever is killed leaves it, and it is swept
 
-Every engine gets it as files of the workspace, so a step finds it wherever it runs. Nothing is installed when the runtime
-and the wheels in modules.zip satisfy what is asked for (``wanted.py``).
+Every engine gets it as files of the workspace, so a step finds it wherever it runs. Nothing is installed when the
+runtime and the wheels in modules.zip satisfy what is asked for (``wanted.py``).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from kwdbml.engines import sandbox
 from kwdbml.engines.base import Workspace
 from kwdbml.engines.trees import remove_tree
 from kwdbml.worker import indexes, wanted
-from kwdbml.worker.installer import Installer, Limits, NotThere, Say, runtime_versions
+from kwdbml.worker.installer import Installer, Limits, Offline, Say, runtime_versions
 from kwdbml.worker.wanted import Wanted
 
 _UNUSED = 30 * 86400.0  # seconds after which an environment that no job has asked for is deleted
@@ -76,8 +76,7 @@ class Packages:
             made = await Installer(box, client, fresh, self._limits, say).install(asked.lines)
             await _finished(_seal, made)
             await _finished(made.rename, ready)
-        except NotThere as error:
-            say(error.message)
+        except Offline as error:
             raise asked.missing() from error
         finally:
             with contextlib.suppress(OSError):
@@ -105,7 +104,7 @@ class Packages:
 
     def _forget(self, ready: Path) -> None:
         """Jobs have links or copies of their own; only who is just making those must not be disturbed."""
-        lock = _lock_file(ready.with_name(f"{ready.name}.lock"))
+        lock = _lock_file(ready)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             remove_tree(str(ready.rename(ready.with_name(f".new-{secrets.token_hex(8)}"))))
@@ -115,7 +114,7 @@ class Packages:
     @contextlib.asynccontextmanager
     async def _locked(self, key: str) -> AsyncIterator[None]:
         """One at a time makes or copies an environment, of all workers on this scratch root."""
-        lock = _lock_file(self._root / f"{key}.lock")
+        lock = _lock_file(self._root / key)
         try:
             while True:
                 try:
@@ -128,8 +127,8 @@ class Packages:
             os.close(lock)
 
 
-def _lock_file(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _lock_file(ready: Path) -> int:
+    return os.open(ready.with_name(f".lock-{ready.name[:2]}"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def _key(asked: Wanted) -> str:
@@ -157,7 +156,7 @@ def _seal(made: Path) -> None:
     made.chmod(0o700)
 
 
-def _copy(ready: Path, packages: Path, linked: bool) -> None:  # noqa: FBT001
+def _copy(ready: Path, packages: Path, linked: bool) -> None:
     """The environment into a workspace: by hard links where the run cannot change what they lead to."""
     for folder, _, files in os.walk(ready):
         inside = packages / Path(folder).relative_to(ready)

@@ -22,7 +22,7 @@ from packaging.version import InvalidVersion
 
 from kwdbml.steps import requirements
 from kwdbml.steps.bundle import BUNDLES, SCRIPT_FOLDERS
-from kwdbml.steps.failure import BadBundle
+from kwdbml.steps.failure import BadBundle, MissingRequirement
 from kwdbml.steps.requirements import Line
 
 _MOST_TEXT = 256 << 10  # bytes of a requirements.txt
@@ -45,7 +45,7 @@ class Wanted:
         """Whether something is asked for in another version than the runtime's, which comes first in any case."""
         return any(requirements.installed(line.name) is not None for reasons in self.unmet.values() for line in reasons)
 
-    def missing(self) -> requirements.MissingRequirement:
+    def missing(self) -> MissingRequirement:
         return requirements.missing({name: reasons.values() for name, reasons in self.unmet.items()})
 
 

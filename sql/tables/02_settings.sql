@@ -2,7 +2,9 @@
 -- defaults are in kwdbml._setting(), so that a restored dump never collides with seeded rows.
 CREATE TABLE kwdbml.settings (
     name text PRIMARY KEY CHECK (name IN ('bundle_limit', 'model_limit', 'default_engine', 'default_ttl')),
-    value jsonb NOT NULL
+    value jsonb NOT NULL CHECK (CASE name
+        WHEN 'default_engine' THEN value = '"local"'
+        ELSE pg_catalog.jsonb_typeof(value) = 'number' AND value::numeric BETWEEN 0 AND 1e15 END)
 );
 COMMENT ON TABLE kwdbml.settings IS 'settings of the deployment, written by admins: bundle_limit and model_limit (bytes), default_engine, default_ttl (seconds)';
 

@@ -5,6 +5,7 @@ CREATE TABLE kwdbml.attempt (
     number integer NOT NULL,
     token uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
     worker text NOT NULL,
+    host text NOT NULL DEFAULT '',
     lease_until timestamptz NOT NULL,
     phase text NOT NULL DEFAULT 'staging'
         CHECK (phase IN ('staging', 'launching', 'running', 'collecting', 'finalizing')),
@@ -40,6 +41,7 @@ CREATE TABLE kwdbml.cleanup (
     id uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
     engine text NOT NULL,
     run_name text NOT NULL,
+    host text NOT NULL DEFAULT '',
     handle jsonb,
     not_before timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     tries integer NOT NULL DEFAULT 0

@@ -1,10 +1,11 @@
--- What a dump must carry. Not: installation (a copy is another one) and cleanup (the original cleans up after itself).
+-- What a dump must carry. Not: installation (a copy is another one), cleanup (the original cleans up after itself), and
+-- job_env (secrets, of use only to jobs that do not run again).
 DO $$
 DECLARE
     t text;
 BEGIN
     FOREACH t IN ARRAY ARRAY['settings', 'pipeline', 'pipeline_privilege', 'model', 'model_version', 'model_privilege',
-        'artefact', 'artefact_chunk', 'job', 'job_env', 'attempt', 'job_log']
+        'artefact', 'artefact_chunk', 'job', 'attempt', 'job_log']
     LOOP
         PERFORM pg_catalog.pg_extension_config_dump(pg_catalog.to_regclass('kwdbml.' || t), '');
     END LOOP;

@@ -22,8 +22,8 @@ CREATE TRIGGER job_ends BEFORE UPDATE OF status ON kwdbml.job
 CREATE FUNCTION kwdbml._attempt_ends() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    INSERT INTO kwdbml.cleanup (engine, run_name, handle, not_before)
-    VALUES (OLD.engine, OLD.run_name, OLD.handle,
+    INSERT INTO kwdbml.cleanup (engine, run_name, host, handle, not_before)
+    VALUES (OLD.engine, OLD.run_name, OLD.host, OLD.handle,
             clock_timestamp() + CASE TG_OP WHEN 'UPDATE' THEN interval '30 seconds' ELSE interval '0' END);
     IF TG_OP = 'DELETE' THEN
         PERFORM pg_notify('kwdbml_wake', OLD.job_id::text);

@@ -62,7 +62,10 @@ def grant_model(db: Connection, grantee: str, privilege: str) -> None:
 
 def grant_pipeline(db: Connection, grantee: str, privilege: str) -> None:
     db.execute(
-        "INSERT INTO kwdbml.pipeline_privilege (pipeline_id, grantee, privilege) SELECT id, %s, %s FROM kwdbml.pipeline",
+        (
+            "INSERT INTO kwdbml.pipeline_privilege (pipeline_id, grantee, privilege) SELECT id, %s, %s"
+            " FROM kwdbml.pipeline"
+        ),
         [grantee, privilege],
     )
 

@@ -40,7 +40,8 @@ def things(ann: Person, db: Connection, database: str) -> Connection:
 
 
 RELATIONS = [
-    "t", "T", " t ", '"t"', '"T t"', '"q""q"', "order", '"order"', "表", "lab.only_here", "LAB.only_here", 'lab."only_here"',
+    "t", "T", " t ", '"t"', '"T t"', '"q""q"', "order", '"order"', "表", "lab.only_here", "LAB.only_here",
+    'lab."only_here"',
     '"Lab".t', "public.t", "{db}.public.t", "{db}.t", "{db} . public . t", "v", "mv", "parts", "part1", "u",
 ]  # fmt: skip
 QUERIES = [
@@ -53,7 +54,8 @@ QUERIES = [
     'SELECT x AS ";", y FROM t', "SELECT * FROM t ORDER BY x DESC LIMIT 2", "SELECT * FROM pairs()",
     "SELECT * FROM generate_series(1, 3) AS x, LATERAL (SELECT x > 1) AS l(y)",
     "SELECT x, y FROM t GROUP BY GROUPING SETS ((x, y), (y))", "SELECT a.x, b.y FROM t a JOIN t b USING (x)",
-    "SELECT x, y FROM t TABLESAMPLE BERNOULLI (50) REPEATABLE (1)", "SELECT x, y FROM ONLY t", "SELECT * FROM {db}.public.t",
+    ("SELECT x, y FROM t TABLESAMPLE BERNOULLI (50) REPEATABLE"
+     " (1)"), "SELECT x, y FROM ONLY t", "SELECT * FROM {db}.public.t",
     "SELECT x, y FROM t WHERE x % 2 = 0 AND y::text LIKE '%%'", "SELECT x, 'SELECT 1; DROP TABLE t' = '' AS y FROM t",
 ]  # fmt: skip
 
@@ -166,7 +168,8 @@ def test_what_postgresql_says_of_a_query_passes_through(
 def test_nothing_of_a_query_runs_at_the_call(things: Connection) -> None:
     run(
         things, "CREATE SEQUENCE called",
-        "CREATE FUNCTION evil(i int) RETURNS int LANGUAGE plpgsql AS $$BEGIN PERFORM nextval('called'); RETURN i; END$$",
+        ("CREATE FUNCTION evil(i int) RETURNS int LANGUAGE plpgsql AS $$BEGIN PERFORM"
+         " nextval('called'); RETURN i; END$$"),
     )  # fmt: skip
     described(things, "SELECT evil(x) AS x, y FROM t WHERE evil(x) > 0")
     assert one(things, "SELECT is_called FROM called") is False
@@ -193,7 +196,8 @@ def test_a_foreign_table(
         db, "CREATE EXTENSION postgres_fdw",
         f"CREATE SERVER itself FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1', port '{where['port']}',"
         f" dbname '{where['dbname']}')",
-        f"CREATE USER MAPPING FOR \"{ann.name}\" SERVER itself OPTIONS (user '{ann.name}', password '{ann.role.password}')",
+        (f"CREATE USER MAPPING FOR \"{ann.name}\" SERVER itself OPTIONS (user '{ann.name}', password"
+         f" '{ann.role.password}')"),
         f'GRANT USAGE ON FOREIGN SERVER itself TO "{ann.name}"',
     )  # fmt: skip
     run(things, "CREATE FOREIGN TABLE far (x int, y boolean) SERVER itself OPTIONS (table_name 't')")

@@ -34,7 +34,8 @@ def test_columns_that_nobody_inserts(shop: Connection, pipeline: str, column: st
     "assignment",
     [
         "status = 'SUCCEEDED'", "status = 'FAILED'", "status = 'RUNNING'", "result = '{}'", "error = '{}'",
-        "creator = current_user", "model_name = 'public.x'", "data_query = 'SELECT 1'", "settings = '{}'", "priority = 1",
+        "creator = current_user", "model_name = 'public.x'", "data_query = 'SELECT 1'", "settings = '{}'",
+        "priority = 1",
         "retries = 100", "labels = '{}'", "session = '{}'", "status = 'CANCELED', result = '{}'",
     ],
 )  # fmt: skip
@@ -62,7 +63,8 @@ def test_a_stranger_changes_nothing(shop: Connection, job: str, bob: Person) -> 
 
 
 STATEMENTS = [
-    *(f"LOCK TABLE kwdbml.{table} IN {mode} MODE" for table in ("job", "attempt", "pipeline", "model", "job_log", "cleanup")
+    *((f"LOCK TABLE kwdbml.{table} IN {mode}"
+       f" MODE") for table in ("job", "attempt", "pipeline", "model", "job_log", "cleanup")
       for mode in ("ACCESS EXCLUSIVE", "ROW EXCLUSIVE")),
     "DELETE FROM kwdbml.job", "TRUNCATE kwdbml.job CASCADE", "DELETE FROM kwdbml.job_log", "DELETE FROM kwdbml.job_env",
     ("INSERT INTO kwdbml.attempt (job_id, number, worker, lease_until, engine, run_name)"
@@ -74,7 +76,8 @@ STATEMENTS = [
     "UPDATE kwdbml.installation SET id = gen_random_uuid()", "DELETE FROM kwdbml.runtime", ("INSERT INTO kwdbml.model"
     " (schema, name, problem_type, features, target) VALUES ('public', 'x', 'b', '[]', '[]')"),
     "INSERT INTO kwdbml.model_version (model_id, version, framework, runtime) VALUES (gen_random_uuid(), 1, '', '')",
-    "UPDATE kwdbml.model_version SET active = true", "INSERT INTO kwdbml.model_privilege VALUES (gen_random_uuid(), 'x', 'SELECT')",
+    "UPDATE kwdbml.model_version SET active = true", ("INSERT INTO kwdbml.model_privilege VALUES"
+                                                      " (gen_random_uuid(), 'x', 'SELECT')"),
     "CREATE TABLE kwdbml.mine (x int)", "CREATE FUNCTION kwdbml.mine() RETURNS int LANGUAGE sql AS 'SELECT 1'",
     "CREATE POLICY mine ON kwdbml.job USING (true)", "ALTER TABLE kwdbml.job DISABLE ROW LEVEL SECURITY",
     "SET ROLE kwdbml_admin", "SET ROLE kwdbml_worker", "GRANT kwdbml_admin TO current_user",
@@ -171,7 +174,8 @@ def test_nobody_but_the_worker_calls_its_functions(ann: Person, admin: Person, w
 
 def test_the_worker_has_no_rights_of_its_own(shop: Connection, job: str, worker: Worker) -> None:
     assert rows(worker.connection, "SELECT * FROM kwdbml.job") == []
-    for statement in ("SELECT * FROM shop", "SELECT * FROM kwdbml.artefact_chunk", "UPDATE kwdbml.attempt SET token = NULL",
+    for statement in ("SELECT * FROM shop", "SELECT * FROM kwdbml.artefact_chunk",
+                      "UPDATE kwdbml.attempt SET token = NULL",
                       "DELETE FROM kwdbml.cleanup", "SELECT token FROM kwdbml.attempt"):  # fmt: skip
         with refused("42501", hint=False):
             run(worker.connection, statement)

@@ -188,7 +188,8 @@ def test_the_view_is_flat(shop: Connection, job: str, worker: Worker) -> None:
     found = columns(shop, "kwdbml.jobs")
     assert found[:12] == COLUMNS
     assert [n for n, _ in found[12:]][:19] == [
-        "phase", "progress", "step", "queue", "priority", "labels", "annotations", "engine", "attempt", "worker", "started",
+        "phase", "progress", "step", "queue", "priority", "labels", "annotations", "engine", "attempt", "worker",
+        "started",
         "updated", "duration", "rows_read", "rows_dropped", "rows_written", "main_score", "waiting_for", "decision",
     ]  # fmt: skip
     assert rows(shop, "SELECT phase, waiting_for, attempt FROM kwdbml.jobs") == [("queued", "a worker", None)]

@@ -9,7 +9,8 @@ from tests.sql.support import Connection, Person, Worker, columns, grant_model, 
 COLUMNS = [
     ("schema", "text"), ("name", "text"), ("description", "text"), ("creator", "text"), ("created", "timestamptz"),
     ("last_updated", "timestamptz"), ("problem_type", "text"), ("features", "jsonb"), ("target", "jsonb"),
-    ("framework", "text"), ("runtime", "text"), ("active_version", "int4"), ("last_metrics", "jsonb"), ("status", "jsonb"),
+    ("framework", "text"), ("runtime", "text"), ("active_version", "int4"), ("last_metrics", "jsonb"),
+    ("status", "jsonb"),
 ]  # fmt: skip
 
 

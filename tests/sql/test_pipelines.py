@@ -116,14 +116,19 @@ def test_a_model_and_a_pipeline_may_bear_the_same_name(shop: Connection, pipelin
         "UPDATE kwdbml.pipeline SET name = 'mine'",
         "UPDATE kwdbml.pipeline SET creator = current_user",
         (
-            "INSERT INTO kwdbml.pipeline (id, schema, name, problem_type, framework, runtime, features, target, content_hash)"
+            "INSERT INTO kwdbml.pipeline (id, schema, name, problem_type, framework, runtime,"
+            " features, target, content_hash)"
             " VALUES (gen_random_uuid(), 'public', 'x', 'b', 'f', 'r', '[]', '[]', '')"
         ),
         (
-            "INSERT INTO kwdbml.pipeline (creator, schema, name, problem_type, framework, runtime, features, target, content_hash)"
+            "INSERT INTO kwdbml.pipeline (creator, schema, name, problem_type, framework, runtime,"
+            " features, target, content_hash)"
             " VALUES ('postgres', 'public', 'x', 'b', 'f', 'r', '[]', '[]', '')"
         ),
-        "INSERT INTO kwdbml.pipeline_privilege (pipeline_id, grantee, privilege) SELECT id, current_user, 'TRAIN' FROM kwdbml.pipeline",
+        (
+            "INSERT INTO kwdbml.pipeline_privilege (pipeline_id, grantee, privilege) SELECT id,"
+            " current_user, 'TRAIN' FROM kwdbml.pipeline"
+        ),
         "LOCK TABLE kwdbml.pipeline IN ACCESS EXCLUSIVE MODE",
         "LOCK TABLE kwdbml.pipeline IN ROW EXCLUSIVE MODE",
         "TRUNCATE kwdbml.pipeline CASCADE",

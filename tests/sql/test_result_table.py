@@ -38,7 +38,8 @@ LANDED = [(1, 1.5, "a", 0, 1), (2, 2.5, None, 1, 0)]
     [
         ([], "error", []), ([], "append", []), ([], "replace", []), ([TABLE], "append", [(9, None, None, None, None)]),
         ([TABLE], "replace", []),
-        ([TABLE, "ALTER TABLE r ADD PRIMARY KEY (id)", "CREATE INDEX ON r (amount)"], "append", [(9, None, None, None, None)]),
+        ([TABLE, "ALTER TABLE r ADD PRIMARY KEY (id)", "CREATE INDEX ON r (amount)"],
+         "append", [(9, None, None, None, None)]),
         ([TABLE.replace("id bigint, ", "").replace(")", ", id bigint)")], "replace", []),
     ],
 )  # fmt: skip
@@ -82,7 +83,8 @@ FUNCTION = (
 )
 CHECKS = [
     ("CREATE TRIGGER g BEFORE INSERT ON r FOR EACH ROW EXECUTE FUNCTION evil()", "triggers"),
-    ("CREATE CONSTRAINT TRIGGER g AFTER INSERT ON r DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION evil()", "triggers"),
+    (("CREATE CONSTRAINT TRIGGER g AFTER INSERT ON r DEFERRABLE INITIALLY DEFERRED FOR EACH ROW"
+      " EXECUTE FUNCTION evil()"), "triggers"),
     ("CREATE TRIGGER g BEFORE DELETE ON r FOR EACH STATEMENT EXECUTE FUNCTION evil()", "triggers"),
     ("ALTER TABLE r ADD FOREIGN KEY (id) REFERENCES shop (id)", "foreign keys"),
     ("ALTER TABLE r ADD UNIQUE (id); CREATE TABLE f (id bigint REFERENCES r (id))", "foreign keys"),
@@ -94,8 +96,9 @@ CHECKS = [
     ("CREATE INDEX ON r (id) WHERE id > 0", "partial indexes"),
     ("CREATE STATISTICS s ON (id + 1), late FROM r", "statistics"),
     ("CREATE TABLE child () INHERITS (r)", "inheritance"),
-    (("DROP TABLE r; CREATE TABLE parent (id bigint); CREATE TABLE r (amount float8, kind text, late int, prediction bigint)"
-     " INHERITS (parent)"), "inheritance"),
+    (("DROP TABLE r; CREATE TABLE parent (id bigint); CREATE TABLE r (amount float8, kind text, late"
+      " int, prediction bigint)"
+      " INHERITS (parent)"), "inheritance"),
     ("ALTER TABLE r DROP prediction; ALTER TABLE r ADD prediction bigint GENERATED ALWAYS AS (id) STORED", "generated"),
     ("ALTER TABLE r DROP prediction; ALTER TABLE r ADD prediction bigint GENERATED ALWAYS AS IDENTITY", "identity"),
     ("CREATE DOMAIN d AS bigint CHECK (VALUE > 0); ALTER TABLE r ALTER id TYPE d", "domain"),

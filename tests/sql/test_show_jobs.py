@@ -131,7 +131,8 @@ def test_bind_parameters(shop: Connection, jobs: dict[str, str]) -> None:
 def test_bound_typed_text(shop: Connection, jobs: dict[str, str]) -> None:
     """As a driver sends it that gives every string a type; generic plans too."""
     run(shop, "PREPARE a (text) AS SELECT id FROM kwdbml.show_jobs($1)",
-        "PREPARE b (text, text, text[]) AS SELECT id FROM kwdbml.show_jobs($1, $2, $3)", "SET plan_cache_mode = force_generic_plan")  # fmt: skip
+        ("PREPARE b (text, text, text[]) AS SELECT id FROM kwdbml.show_jobs($1, $2,"
+         " $3)"), "SET plan_cache_mode = force_generic_plan")  # fmt: skip
     assert len(rows(shop, "EXECUTE a ('{FAILED}')")) == 1
     assert len(rows(shop, "EXECUTE a ('n')")) == 1
     assert len(rows(shop, "EXECUTE b ('m', '{TRAIN}', '{FAILED}')")) == 1
@@ -189,7 +190,8 @@ def many(shop: Connection, job: str, db: Connection, bob: Person) -> Connection:
         db,
         "INSERT INTO kwdbml.job (type, status, pipeline_name, model_name, creator, created, data_query, data_columns)"
         " SELECT 'TRAIN', 'SUCCEEDED', 'public.p', 'public.m' || n % 50, CASE WHEN n % 5 = 0 THEN j.creator"
-        f" ELSE '{bob.name}' END, now() - n * interval '1 s', '', '[]' FROM generate_series(1, 25000) AS n, kwdbml.job j",
+        f" ELSE '{bob.name}' END, now() - n * interval '1 s', '', '[]' FROM generate_series(1, 25000)"
+        " AS n, kwdbml.job j",
         "ANALYZE kwdbml.job",
     )
     return shop

@@ -57,7 +57,10 @@ def test_values(
 
 def test_a_seeded_order_and_the_callers_time_zone(ann: Person, worker: Worker, tmp_path: Path) -> None:
     run(ann.connection, "SET TimeZone = 'Asia/Shanghai'", "SET DateStyle = 'SQL, DMY'")
-    data = "SELECT timestamptz '2024-01-01 00:00:00' AS t, '02/01/1970'::date AS d, n AS y FROM generate_series(1, 30) AS n"
+    data = (
+        "SELECT timestamptz '2024-01-01 00:00:00' AS t, '02/01/1970'::date AS d, n AS y FROM"
+        " generate_series(1, 30) AS n"
+    )
     one(ann.connection, "SELECT kwdbml.create_training_pipeline('p', 'random_forest', 'y', %s)", [data])
     one(ann.connection, "SELECT kwdbml.train_model('p', 'm', %s, true, true)", [data])
     columns, table = worker.stage(worker.claim(), tmp_path / "data.arrow")
@@ -127,7 +130,8 @@ def test_an_index_on_an_expression_does_not_run_as_the_worker(
     run(
         ann.connection, PLAIN, "INSERT INTO t SELECT n, n % 2 FROM generate_series(1, 9) AS n",
         "CREATE FUNCTION evil(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN"
-        f" IF current_user <> '{ann.name}' THEN RAISE 'ran as %', current_user USING ERRCODE = 'XX999'; END IF; RETURN $1; END $$",
+        f" IF current_user <> '{ann.name}' THEN RAISE 'ran as %', current_user USING ERRCODE ="
+        " 'XX999'; END IF; RETURN $1; END $$",
         "CREATE INDEX ON t ((x + evil(1)))", "CREATE INDEX ON t (x) WHERE x > evil(0)",
     )  # fmt: skip
     assert len(stage(ann, worker, tmp_path, "t")["x"]) == 9

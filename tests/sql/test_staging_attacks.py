@@ -116,7 +116,8 @@ SHAPES = {
     "in ORDER BY": ("SELECT * FROM t ORDER BY evil(amount)", []),
     "in LIMIT": ("SELECT * FROM t LIMIT evil(5)", []),
     "in a view": ("v", ["CREATE VIEW v AS SELECT evil(amount) AS amount, late FROM t"]),
-    "in a view's column": ("v", ["CREATE VIEW v AS SELECT amount, late, evil(1) AS unused FROM t WHERE evil(amount) > 0"]),
+    "in a view's column": ("v", [("CREATE VIEW v AS SELECT amount, late, evil(1) AS unused FROM t"
+                                  " WHERE evil(amount) > 0")]),
     "in a cast": (
         "SELECT ROW(amount)::box1::int AS amount, late FROM t",
         ["CREATE TYPE box1 AS (i int)", "CREATE FUNCTION unbox(box1) RETURNS int LANGUAGE sql AS 'SELECT evil($1.i)'",
@@ -180,9 +181,9 @@ def test_an_immutable_function_runs_at_plan_time_as_its_creator(stage: Stage) ->
 
 def test_who_the_query_runs_as(stage: Stage) -> None:
     text = (
-        "SELECT CASE WHEN current_user = '{}' THEN 1 ELSE 0 END AS amount,"
+        f"SELECT CASE WHEN current_user = '{stage.ann.name}' THEN 1 ELSE 0 END AS amount,"
         " CASE WHEN pg_has_role(session_user, 'kwdbml_worker', 'MEMBER') THEN 1 ELSE 0 END AS late"
-    ).format(stage.ann.name)
+    )
     table = stage.read(text)
     assert [c.to_pylist() for c in table.columns] == [[1], [1]]
 
@@ -209,7 +210,10 @@ def test_a_hostile_search_path(stage: Stage, before: bool) -> None:
     run(
         stage.db, f'CREATE SCHEMA evil AUTHORIZATION "{stage.ann.name}"',
     )  # fmt: skip
-    trap = "CREATE FUNCTION evil.{}({}) RETURNS {} LANGUAGE plpgsql AS $$ BEGIN PERFORM x FROM public.secret; RETURN NULL; END $$"
+    trap = (
+        "CREATE FUNCTION evil.{}({}) RETURNS {} LANGUAGE plpgsql AS $$ BEGIN PERFORM x FROM"
+        " public.secret; RETURN NULL; END $$"
+    )
     run(
         stage.ann.connection,
         *(trap.format(*f) for f in (("set_config", "text, text, boolean", "text"), ("format", "text, text", "text"),

@@ -73,7 +73,10 @@ def test_bind_parameters_that_the_server_prepares(shop: Connection, pipeline: st
         ("'', 'm', '2', 'shop', 'auc', '{}'::jsonb", None, 2),
         ("'', 'm', 2::smallint, 'shop', 'auc', '{}'::text", None, 2),
         (
-            "pipeline_name => NULL, model_name => 'm', model_version => 2, evaluate_data => 'shop', objectives => 'auc'",
+            (
+                "pipeline_name => NULL, model_name => 'm', model_version => 2, evaluate_data => 'shop',"
+                " objectives => 'auc'"
+            ),
             None,
             2,
         ),
@@ -114,9 +117,11 @@ FORMS = [
     ("'p', 'm', '2', 'shop', 'r', 'replace', '{}'", "public.p", 2),
     ("'p', 'm', NULL, 'shop', 'r', 'replace', '{}'::jsonb", "public.p", 1),
     ("'p', 'm', 2, 'shop', 'r', 'replace', '{}'::text", "public.p", 2),
-    ("model_name => 'm', model_version => 2, batch_data => 'shop', result_table => 'r', action_if_exists => 'replace'", None, 2),
-    (("model_name => 'm', model_version => NULL, batch_data => 'shop', result_table => 'r', action_if_exists => 'replace',"
-     " settings => '{}'"), None, 1),
+    (("model_name => 'm', model_version => 2, batch_data => 'shop', result_table => 'r',"
+      " action_if_exists => 'replace'"), None, 2),
+    (("model_name => 'm', model_version => NULL, batch_data => 'shop', result_table => 'r',"
+      " action_if_exists => 'replace',"
+      " settings => '{}'"), None, 1),
     (("pipeline_name => 'p', model_name => 'm', model_version => 1, batch_data => 'shop', result_table => 'r',"
      " action_if_exists => 'replace'"), "public.p", 1),
     (("pipeline_name => '', model_name => 'm', model_version => 1, batch_data => 'shop', result_table => 'r',"

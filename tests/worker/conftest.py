@@ -68,12 +68,12 @@ async def employ(site: Site, world: FakeWorld, worker_dsn: str) -> AsyncIterator
         given: dict[str, Any] = {"name": f"w{len(made) + 1}", "heartbeat": 0.2, "sweep": 0.5} | settings
         worker = Worker(WorkerSettings(dsn=SecretStr(dsn or worker_dsn), **given), {"local": engine or FakeEngine(world)})
         task = asyncio.create_task(worker.run())
-        made.append((worker, task))
         ready = asyncio.create_task(worker.ready.wait())
         await asyncio.wait({task, ready}, timeout=DEADLINE, return_when=asyncio.FIRST_COMPLETED)
         ready.cancel()
         if task.done():
             task.result()
+        made.append((worker, task))
         return worker
 
     yield employ

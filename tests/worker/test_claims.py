@@ -260,10 +260,48 @@ async def test_a_restored_job_never_runs(site: Site, employ: Employ, world: Fake
 
 
 async def test_a_job_of_another_engine_is_left_alone(site: Site, employ: Employ, world: FakeWorld) -> None:
-    job = await site.train(engine="kubeflow")
+    job = await site.train()
+    await site.run("UPDATE kwdbml.job SET engine = 'elsewhere' WHERE id = %s", job)
     await employ()
     await site.succeeded(await site.train(model="other"))
     assert await site.value("SELECT phase FROM kwdbml.jobs WHERE id = %s", job) == "queued"
+
+
+async def test_a_worker_serves_only_its_queues(site: Site, employ: Employ, world: FakeWorld) -> None:
+    job = await site.train(queue="night")
+    await employ(queues=["default"])
+    await site.succeeded(await site.train(model="other"))
+    assert await site.value("SELECT phase FROM kwdbml.jobs WHERE id = %s", job) == "queued"
+    await employ(queues=["night", "weekend"])
+    await site.succeeded(job)
+
+
+@pytest.mark.parametrize("phase", ["launching", "running"])
+async def test_what_a_lost_host_launched_is_lost(site: Site, employ: Employ, world: FakeWorld, phase: str) -> None:
+    job = await site.train()
+    await site.run(
+        "INSERT INTO kwdbml.attempt (job_id, number, worker, host, lease_until, engine, run_name, phase)"
+        " VALUES (%s, 1, 'gone', 'a-host-of-the-past', '-infinity', 'local', 'run-of-the-past', %s)", job, phase,
+    )  # fmt: skip
+    engine = FakeEngine(world)
+    engine.host_bound = True
+    await employ(engine=engine)
+    await site.until("SELECT status = 'FAILED' FROM kwdbml.jobs WHERE id = %s", job)
+    assert (await site.value("SELECT error FROM kwdbml.jobs WHERE id = %s", job))["type"] == "Lost"
+    left = "SELECT count(*) FROM kwdbml.cleanup WHERE run_name = 'run-of-the-past'"
+    assert await site.value(left) == 1, "for when a worker there comes back"
+
+
+async def test_what_a_lost_host_only_staged_starts_again(site: Site, employ: Employ, world: FakeWorld) -> None:
+    job = await site.train()
+    await site.run(
+        "INSERT INTO kwdbml.attempt (job_id, number, worker, host, lease_until, engine, run_name)"
+        " VALUES (%s, 1, 'gone', 'a-host-of-the-past', '-infinity', 'local', 'run-of-the-past')", job,
+    )  # fmt: skip
+    engine = FakeEngine(world)
+    engine.host_bound = True
+    await employ(engine=engine)
+    await site.succeeded(job)
 
 
 async def test_the_run_is_told_resources_time_and_environment(site: Site, employ: Employ, world: FakeWorld) -> None:

@@ -1,5 +1,6 @@
 -- Contract: runs to stop and delete, put off for a while so that two workers do not work on one; worker_cleaned ends it.
-CREATE FUNCTION kwdbml.worker_cleanup(engines text[], host text)
+-- Runs of the engines in bound are reached only from the host that they were launched on.
+CREATE FUNCTION kwdbml.worker_cleanup(engines text[], host text, bound text[] DEFAULT '{local}')
 RETURNS TABLE (engine text, run_name text, handle jsonb) LANGUAGE sql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
@@ -7,11 +8,11 @@ BEGIN ATOMIC
     SET not_before = clock_timestamp() + least(interval '10 seconds' * (c.tries + 1), interval '10 minutes'), tries = c.tries + 1
     WHERE c.id IN (SELECT d.id FROM kwdbml.cleanup d
                    WHERE d.engine = ANY (engines) AND d.not_before <= clock_timestamp()
-                     AND coalesce(d.handle ->> 'host', worker_cleanup.host) = worker_cleanup.host
+                     AND (d.engine <> ALL (bound) OR d.host IN (worker_cleanup.host, ''))
                    LIMIT 20 FOR UPDATE SKIP LOCKED)
     RETURNING c.engine, c.run_name, c.handle;
 END;
-COMMENT ON FUNCTION kwdbml.worker_cleanup(text[], text) IS 'for workers: what must still be stopped and deleted';
+COMMENT ON FUNCTION kwdbml.worker_cleanup(text[], text, text[]) IS 'for workers: what must still be stopped and deleted';
 
 CREATE FUNCTION kwdbml.worker_cleaned(run text) RETURNS void LANGUAGE sql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp

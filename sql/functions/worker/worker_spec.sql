@@ -36,6 +36,7 @@ BEGIN
     END IF;
     SELECT e.env INTO answer FROM kwdbml.job_env e WHERE e.job_id = job;
     RETURN jsonb_build_object(
+        'user_code', p.algorithm IS NULL AND p.id IS NOT NULL OR v.algorithm IS NULL AND v.id IS NOT NULL,
         'type', j.type, 'settings', j.settings, 'retries', j.retries, 'env', coalesce(answer, '{}'),
         'ttl', coalesce(j.settings -> 'ttl', kwdbml._setting('default_ttl')),
         'model_limit', kwdbml._setting('model_limit'),

@@ -45,10 +45,11 @@ END
 $$;
 COMMENT ON FUNCTION kwdbml._stage_columns(kwdbml.job, jsonb, jsonb) IS 'which columns a job reads, and how';
 
--- Contract: true when reading these columns of the relation runs no code of a user, whoever reads: an ordinary table,
--- alone, of built-in types, without anything that the planner would evaluate (expressions of indexes or statistics).
--- Holds for as long as the caller has the table locked against DDL.
-CREATE FUNCTION kwdbml._reads_plainly(rel oid, names text[]) RETURNS boolean LANGUAGE sql STABLE
+-- Contract: true when reading these columns [{name, oid}] of the relation runs no code of a user, whoever reads: an
+-- ordinary table, alone, of built-in types, which are those that the expressions were made for (the request may lie),
+-- without anything that the planner would evaluate (expressions of indexes or statistics). Holds for as long as the
+-- caller has the table locked against DDL.
+CREATE FUNCTION kwdbml._reads_plainly(rel oid, claimed jsonb) RETURNS boolean LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     SELECT c.relkind = 'r' AND c.relpersistence <> 't' AND NOT c.relrowsecurity AND NOT c.relispartition
@@ -56,21 +57,24 @@ BEGIN ATOMIC
         AND NOT EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid)
         AND NOT EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND (x.indexprs IS NOT NULL OR x.indpred IS NOT NULL))
         AND NOT EXISTS (SELECT FROM pg_statistic_ext s WHERE s.stxrelid = c.oid AND s.stxexprs IS NOT NULL)
-        AND (SELECT count(*) = cardinality(names) AND bool_and(t.typtype = 'b' AND t.typnamespace = 'pg_catalog'::regnamespace
-                        AND a.attgenerated <> 'v')
-             FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attname::text = ANY (names))
+        AND NOT EXISTS (
+            SELECT FROM jsonb_to_recordset(claimed) AS w(name text, oid oid)
+            WHERE NOT EXISTS (
+                SELECT FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+                WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v'
+                  AND a.attname::text = w.name AND a.atttypid = w.oid
+                  AND t.typtype = 'b' AND t.typnamespace = 'pg_catalog'::regnamespace))
     FROM pg_class c WHERE c.oid = rel;
 END;
-COMMENT ON FUNCTION kwdbml._reads_plainly(oid, text[]) IS 'whether reading a table can run code of a user';
+COMMENT ON FUNCTION kwdbml._reads_plainly(oid, jsonb) IS 'whether reading a table can run code of a user';
 
 -- Contract: the oid of the job's relation, locked so that it stays plain, when it may be read the fast way; else NULL.
-CREATE FUNCTION kwdbml._lock_plain(j kwdbml.job, names text[]) RETURNS oid LANGUAGE plpgsql
+CREATE FUNCTION kwdbml._lock_plain(j kwdbml.job, claimed jsonb) RETURNS oid LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     rel oid := to_regclass(j.data_relation);
 BEGIN
-    IF rel IS NULL OR NOT kwdbml._reads_plainly(rel, names)
+    IF rel IS NULL OR NOT kwdbml._reads_plainly(rel, claimed)
        OR NOT (SELECT has_schema_privilege(j.creator, c.relnamespace, 'USAGE') FROM pg_class c WHERE c.oid = rel) THEN
         RETURN NULL;
     END IF;
@@ -81,13 +85,13 @@ BEGIN
     PERFORM FROM pg_namespace n WHERE n.oid = (SELECT c.relnamespace FROM pg_class c WHERE c.oid = rel) FOR KEY SHARE NOWAIT;
     -- against CREATE INDEX and CREATE STATISTICS; whoever is in our way just sends us the other way
     EXECUTE format('LOCK TABLE %s IN SHARE UPDATE EXCLUSIVE MODE NOWAIT', rel::regclass);
-    RETURN CASE WHEN to_regclass(j.data_relation) = rel::regclass AND kwdbml._reads_plainly(rel, names) THEN rel END;
+    RETURN CASE WHEN to_regclass(j.data_relation) = rel::regclass AND kwdbml._reads_plainly(rel, claimed) THEN rel END;
 EXCEPTION WHEN lock_not_available OR undefined_table OR invalid_name OR syntax_error THEN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION kwdbml._lock_plain(kwdbml.job, text[]) IS 'locks a table that can be read without running code of a user';
-REVOKE ALL ON FUNCTION kwdbml._lock_plain(kwdbml.job, text[]) FROM PUBLIC;
+COMMENT ON FUNCTION kwdbml._lock_plain(kwdbml.job, jsonb) IS 'locks a table that can be read without running code of a user';
+REVOKE ALL ON FUNCTION kwdbml._lock_plain(kwdbml.job, jsonb) FROM PUBLIC;
 
 -- Contract: prepares the reading in the open transaction, which from here on is READ ONLY and must be rolled back.
 -- (statement to COPY, search_path to set before it, columns). The text of the query is compiled only inside a function
@@ -111,7 +115,8 @@ BEGIN
     INTO expressions, results
     FROM (SELECT DISTINCT ON (x ->> 'column') x ->> 'column', x ->> 'expression', x ->> 'staged', substring(x ->> 'column' FROM 2)::int
           FROM jsonb_array_elements(columns) AS x) AS c("column", expression, staged, n);
-    plain := kwdbml._lock_plain(j, ARRAY(SELECT DISTINCT x ->> 'name' FROM jsonb_array_elements(columns) AS x));
+    plain := kwdbml._lock_plain(j, (SELECT jsonb_agg(c) FROM jsonb_array_elements(j.data_columns) AS c
+                                    WHERE c ->> 'name' IN (SELECT x ->> 'name' FROM jsonb_array_elements(columns) AS x)));
     IF plain IS NOT NULL THEN
         EXECUTE format('CREATE VIEW kwdbml.%I AS SELECT %s FROM ONLY %s AS q', handle, expressions, plain::regclass);
         EXECUTE format('ALTER VIEW kwdbml.%I OWNER TO %I', handle, j.creator);
@@ -146,8 +151,8 @@ BEGIN
 EXCEPTION WHEN object_not_in_prerequisite_state THEN
     PERFORM kwdbml._check_creator(current_user, (SELECT r.oid FROM pg_roles r WHERE r.rolname = current_user)),
             kwdbml._runs_as('', ''), kwdbml._setting('default_ttl'), kwdbml._model_right(NULL, 'EVALUATE', current_user),
-            kwdbml._pipeline_right(NULL, 'TRAIN', current_user), kwdbml._lock_plain(NULL, '{}'),
-            kwdbml._stage_columns(NULL, '[]', '[]'), kwdbml._reads_plainly('kwdbml.job'::regclass, '{id}');
+            kwdbml._pipeline_right(NULL, 'TRAIN', current_user), kwdbml._lock_plain(NULL, '[]'),
+            kwdbml._stage_columns(NULL, '[]', '[]'), kwdbml._reads_plainly('kwdbml.job'::regclass, '[]');
     PERFORM kwdbml._feature_cast('int8'::regtype, 'INT'), kwdbml._carried('numeric'::regtype),
             date_part('epoch', now()), format('%I', 'a'), to_regclass('kwdbml.job'), format_type('int8'::regtype, -1);
 END
