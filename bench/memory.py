@@ -8,7 +8,7 @@ from bench.server import Server, Site
 LIMIT = 300 * 1000 * 1000  # bytes
 #: 1,000 bytes a row: a number to carry, three to learn from, and a long text.
 _TABLE = """
-CREATE TABLE bench.wide AS
+CREATE UNLOGGED TABLE bench.wide AS
 SELECT i::bigint AS id, sin(i) AS a, cos(i) AS b, i %% 100 AS c, sin(i) > 0.3 AS y, repeat(md5(i::text), 30) AS note
 FROM generate_series(1, %s) AS i"""
 _PIPELINE = """

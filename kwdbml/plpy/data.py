@@ -82,7 +82,7 @@ def _relation(plpy: Any, parts: list[str], argument: str) -> DataSet:
     if rel["persistence"] == "t":
         raise _temporary(shown)
     qualified = f"{plpy.quote_ident(rel['schema'])}.{plpy.quote_ident(rel['name'])}"
-    columns = query(plpy, "relation_columns", qualified)
+    columns = json.loads(rel["columns"] or "[]")
     return DataSet(f"SELECT * FROM {qualified}", qualified, columns, max(rel["rows"], 0))  # noqa: S608 quoted
 
 

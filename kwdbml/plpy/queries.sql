@@ -11,15 +11,13 @@ ORDER BY n.nspname::text = $1 DESC LIMIT 1
 -- name: relation(text)
 SELECT c.relkind::text AS kind, c.relpersistence::text AS persistence, c.reltuples::float8 AS rows,
        n.nspname::text AS schema, c.relname::text AS name,
-       pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_table_privilege(c.oid, 'SELECT') AS readable
+       pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_table_privilege(c.oid, 'SELECT') AS readable,
+       (SELECT pg_catalog.json_agg(pg_catalog.json_build_object('name', a.attname, 'oid', a.atttypid::int8, 'typmod', a.atttypmod,
+               'type', pg_catalog.format_type(a.atttypid, a.atttypmod)) ORDER BY a.attnum)
+        FROM pg_catalog.pg_attribute a
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)::text AS columns
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.oid = (SELECT pg_catalog.to_regclass($1))
-
--- name: relation_columns(text)
-SELECT a.attname::text AS name, a.atttypid::int8 AS oid, a.atttypmod AS typmod,
-       pg_catalog.format_type(a.atttypid, a.atttypmod) AS type
-FROM pg_catalog.pg_attribute a
-WHERE a.attrelid = (SELECT pg_catalog.to_regclass($1)) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
 
 -- name: place(text)
 SELECT pg_catalog.current_database()::text AS db, pg_catalog.current_schema()::text AS current,
@@ -83,13 +81,11 @@ FROM kwdbml.model m WHERE m.schema = $1 AND m.name = $2
 SELECT kwdbml._check_result_table($1, $2, kwdbml._result_columns($3::jsonb, $4::jsonb), $5, current_user)
 
 -- name: insert_job(text, text, text, text, int4, text, text, text, text, text, text, text, int2, text, text, int4)
-WITH job AS (
-    INSERT INTO kwdbml.job (type, pipeline_name, pipeline_id, model_name, model_version, model_version_id, settings,
-                            data_query, data_relation, data_columns, engine, queue, priority, labels, annotations, retries)
-    VALUES ($1::kwdbml.job_type, $2, $3::uuid, $4, $5, $6::uuid, $7::jsonb, $8, $9, $10::jsonb,
-            coalesce($11, kwdbml._setting('default_engine') #>> '{}'), $12, $13, $14::jsonb, $15::jsonb, $16)
-    RETURNING id)
-SELECT id::text AS id, pg_catalog.pg_notify('kwdbml_wake', '') FROM job
+INSERT INTO kwdbml.job (type, pipeline_name, pipeline_id, model_name, model_version, model_version_id, settings, data_query,
+                        data_relation, data_columns, engine, queue, priority, labels, annotations, retries)
+VALUES ($1::kwdbml.job_type, $2, $3::uuid, $4, $5, $6::uuid, $7::jsonb, $8, $9, $10::jsonb,
+        coalesce($11, kwdbml._setting('default_engine') #>> '{}'), $12, $13, $14::jsonb, $15::jsonb, $16)
+RETURNING id::text AS id, pg_catalog.pg_notify('kwdbml_wake', '')
 
 -- name: insert_env(text, text)
 INSERT INTO kwdbml.job_env (job_id, env) VALUES ($1::uuid, $2::jsonb)

@@ -21,7 +21,7 @@ from kwdbml.steps.failure import StepError
 Array = npt.NDArray[Any]
 Metric = dict[str, Any]  # {"objective": str, "score": float | None}
 
-_THRESHOLD = 0.5
+THRESHOLD = 0.5
 
 
 @dataclass(slots=True)
@@ -113,7 +113,7 @@ def _binary(names: list[str], truth: Array, answers: Answers, positive_label: An
     # A bare probability is that of the second label, whichever of the two is asked for as positive.
     flipped = soft and positive == labels[0] and len(labels) > 1
     probability = _probability(guesses, flipped) if soft else None
-    guess = np.asarray(guesses == positive) if probability is None else probability >= _THRESHOLD
+    guess = np.asarray(guesses == positive) if probability is None else probability >= THRESHOLD
     ranking = probability if probability is not None else _ranking(answers, positive)
     found, notes = _counted(true, guess)
     if "auc" in names:

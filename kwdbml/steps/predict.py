@@ -6,6 +6,7 @@ Built-in models and those without a ``batch_predict.py`` answer in pieces, so th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,11 +15,13 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
+from kwdbml.model import ProblemType
 from kwdbml.steps import returned
 from kwdbml.steps.bundle import Bundle
 from kwdbml.steps.control import Control
 from kwdbml.steps.data import DataSet
 from kwdbml.steps.failure import BadReturn, clean
+from kwdbml.steps.metrics import THRESHOLD
 from kwdbml.steps.outcome import Outcome
 from kwdbml.steps.predictor import Predictor
 from kwdbml.steps.spec import Column, Job
@@ -32,7 +35,7 @@ Array = npt.NDArray[Any]
 
 def built_in(job: Job, predictor: Predictor, control: Control, outcome: Outcome) -> None:
     """Piece by piece."""
-    with PredictionFile(job.outputs / "predictions.arrow", job) as file:
+    with PredictionFile(job.outputs / "predictions.arrow", job, _Classes(job, outcome).of) as file:
         for rows, done in DataSet(job).batches(PIECE):
             outcome.count(rows)
             if len(rows.frame):
@@ -57,13 +60,51 @@ def by_user(
         file.write(transformer.after(values) if transformer else values, count)
 
 
+class _Classes:
+    """What a model without classes of its own (a Booster, a SavedModel) says of a binary target, as the class.
+
+    The result column is the target's, and a probability does not fit into it. Which targets' answers are probabilities
+    is seen at the first that lies between 0 and 1, and holds for the rest of the data.
+    """
+
+    def __init__(self, job: Job, outcome: Outcome) -> None:
+        self._job, self._outcome = job, outcome
+        self._soft: set[int] = set()
+
+    def of(self, values: Array, number: int) -> Array:
+        """The answers for the target of that number: 0 and 1 for INT, false and true for BOOL; others as they are."""
+        target = self._job.targets[number]
+        if self._job.problem_type != ProblemType.BINARY or target.type not in ("INT", "BOOL"):
+            return values
+        if values.dtype.kind not in "fiu" or np.isnan(values).any():
+            return values
+        if number not in self._soft and bool(np.isin(values, (0, 1)).all()):
+            return values.astype(bool) if target.type == "BOOL" else values
+        if number not in self._soft and not self._found(values, number):
+            return values
+        chosen: Array = values >= THRESHOLD
+        return chosen if target.type == "BOOL" else chosen.astype(np.int64)
+
+    def _found(self, values: Array, number: int) -> bool:
+        soft = values.dtype.kind == "f" and bool(np.all((values >= 0) & (values <= 1)))
+        if soft:
+            self._soft.add(number)
+            name = self._job.targets[number].name
+            self._outcome.note(
+                f"{name}: the model gives a probability; the class is written, by the threshold {THRESHOLD}"
+            )
+        return soft
+
+
 class PredictionFile:
     """Arrow's file format, columns t0, t1 …, of float64, int64, utf8 or bool; the name appears when it is complete.
 
     A later piece may need a wider type than the first one told (1 and then 0.5): then what is written is written anew.
+    ``classes`` turns the answers for the target of a number into what is written.
     """
 
-    def __init__(self, path: Path, job: Job) -> None:
+    def __init__(self, path: Path, job: Job, classes: Callable[[Array, int], Array] | None = None) -> None:
+        self._classes = classes or _as_they_are
         self._path = path
         self._partial = path.with_name(path.name + ".part")
         self._job = job
@@ -84,7 +125,8 @@ class PredictionFile:
 
     def write(self, values: Array, rows: int) -> None:
         """(rows,) or (rows, targets); a table of class probabilities for one target becomes the likeliest class."""
-        pairs = zip(self._columns(values), self._job.targets, strict=True)
+        found = [self._classes(column, number) for number, column in enumerate(self._columns(values))]
+        pairs = zip(found, self._job.targets, strict=True)
         columns = [typed(column, self._job, target) for column, target in pairs]
         if any(len(column) != rows for column in columns):
             raise BadReturn(f"{len(values)} predictions for {rows} rows")
@@ -125,6 +167,10 @@ class PredictionFile:
                 columns = [_cast(c, field.type) for c, field in zip(batch.columns, schema, strict=True)]
                 self._writer.write_batch(pa.record_batch(columns, schema=schema))
         old.unlink()
+
+
+def _as_they_are(values: Array, _number: int) -> Array:
+    return values
 
 
 def _schema(types: list[pa.DataType]) -> pa.Schema:

@@ -20,20 +20,20 @@ _DEADLINE = 120.0
 
 
 class Serve(Protocol):
-    def __call__(self, *flags: str) -> None: ...
+    def __call__(self, *flags: str, dsn: str | None = None) -> None: ...
 
 
 @pytest.fixture
 def serve(worker_dsn: str, tmp_path: Path) -> Iterator[Serve]:
-    """``serve()``: a worker for this test's database; afterwards it has drained and left nothing in its scratch."""
+    """``serve()``: a worker for this test's database, or for another; afterwards it has drained and left nothing."""
     base = Path(tempfile.mkdtemp(prefix="kwdbml-test-"))
     base.chmod(0o711)  # runs have users of their own, who pass through
     log = tmp_path / "worker.log"
     started: list[subprocess.Popen[bytes]] = []
 
-    def serve(*flags: str) -> None:
+    def serve(*flags: str, dsn: str | None = None) -> None:
         receive, send = os.pipe()
-        options = ["--dsn", worker_dsn, "--scratch", str(base / "engine"), *flags]
+        options = ["--dsn", dsn or worker_dsn, "--scratch", str(base / "engine"), *flags]
         command = [sys.executable, "-m", "kwdbml", "worker", *options]
         with log.open("ab") as file:
             env = os.environ | {VARIABLE: str(send)}

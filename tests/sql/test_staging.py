@@ -114,7 +114,15 @@ SHAPES = [
 @pytest.mark.parametrize(("statements", "plain"), SHAPES)
 def test_which_tables_are_read_the_fast_way(ann: Person, db: Connection, statements: list[str], plain: bool) -> None:
     run(ann.connection, PLAIN, EVIL, *statements)
-    assert one(db, "SELECT kwdbml._reads_plainly('public.t'::regclass, '{x,y}')") is plain
+    claimed = '[{"name": "x", "oid": 23}, {"name": "y", "oid": 23}]'
+    assert one(db, "SELECT kwdbml._reads_plainly('public.t'::regclass, %s::jsonb)", [claimed]) is plain
+
+
+def test_a_claimed_type_is_not_believed(ann: Person, db: Connection) -> None:
+    """The columns in a job's row are what the creator says they are."""
+    run(ann.connection, PLAIN)
+    lie = '[{"name": "x", "oid": 25}]'
+    assert one(db, "SELECT kwdbml._reads_plainly('public.t'::regclass, %s::jsonb)", [lie]) is False
 
 
 def test_an_index_on_an_expression_does_not_run_as_the_worker(

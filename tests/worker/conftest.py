@@ -66,7 +66,9 @@ async def employ(site: Site, world: FakeWorld, worker_dsn: str) -> AsyncIterator
 
     async def employ(*, engine: Engine | None = None, dsn: str | None = None, **settings: Any) -> Worker:
         given: dict[str, Any] = {"name": f"w{len(made) + 1}", "heartbeat": 0.2, "sweep": 0.5} | settings
-        worker = Worker(WorkerSettings(dsn=SecretStr(dsn or worker_dsn), **given), {"local": engine or FakeEngine(world)})
+        worker = Worker(
+            WorkerSettings(dsn=SecretStr(dsn or worker_dsn), **given), {"local": engine or FakeEngine(world)}
+        )
         task = asyncio.create_task(worker.run())
         ready = asyncio.create_task(worker.ready.wait())
         await asyncio.wait({task, ready}, timeout=DEADLINE, return_when=asyncio.FIRST_COMPLETED)

@@ -12,16 +12,16 @@ import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, LiteralString
 from uuid import uuid4
 
 import psycopg
 from psycopg import sql
-from psycopg.abc import Query
 from psycopg.types.json import Jsonb
 
 from tests.fixtures.database import Role
 
+Query = LiteralString | bytes | sql.SQL | sql.Composed
 DEADLINE = 30.0  # seconds; a machine that many share may be slow, what never happens is found out anyway
 _TELLING = ("attempt", "job", "job_log", "cleanup")
 
@@ -45,7 +45,7 @@ class Site:
     db: psycopg.AsyncConnection[Any]
     ann: Role
     as_ann: psycopg.AsyncConnection[Any]
-    heard: list[tuple[str, str]] = field(default_factory=list)  # (channel, payload) of notifications, as far as waited for
+    heard: list[tuple[str, str]] = field(default_factory=list)  # (channel, payload), while waiting
 
     async def prepare(self) -> None:
         """Have the job tables tell of every change, and give ann a small table and a pipeline."""
@@ -61,7 +61,8 @@ class Site:
             )
         await self.run("LISTEN changed; LISTEN kwdbml_job_finished")
         await self.as_ann.execute(
-            "CREATE TABLE public.trips AS SELECT n AS id, n / 10.0::float8 AS x, n % 2 AS late FROM generate_series(1, 50) n"
+            "CREATE TABLE public.trips AS SELECT n AS id, n / 10.0::float8 AS x, n % 2 AS late"
+            " FROM generate_series(1, 50) n"
         )
         await self.pipeline("p")
 
@@ -182,7 +183,8 @@ class Site:
     async def settled(self) -> None:
         """No attempt is open and nothing must be cleaned up."""
         await self.until(
-            "SELECT NOT EXISTS (SELECT FROM kwdbml.attempt WHERE ended IS NULL) AND NOT EXISTS (SELECT FROM kwdbml.cleanup)"
+            "SELECT NOT EXISTS (SELECT FROM kwdbml.attempt WHERE ended IS NULL)"
+            " AND NOT EXISTS (SELECT FROM kwdbml.cleanup)"
         )
 
     async def in_phase(self, job: str, phase: str) -> None:
@@ -205,8 +207,9 @@ class Site:
         )
 
     async def lines(self, job: str) -> list[str]:
-        """What a job printed."""
-        return [r[0] for r in await self.rows("SELECT line FROM kwdbml.job_logs(%s) WHERE stream = 'stdout'", job)]
+        """What a job's user code printed."""
+        found = await self.rows("SELECT line FROM kwdbml.job_logs(%s) WHERE stream = 'stdout'", job)
+        return [r[0] for r in found if not r[0].startswith("kwdbml: ")]
 
     async def one_landed(self, job: str) -> None:
         """A TRAIN job of a new model has landed once, in its first attempt."""
@@ -239,9 +242,8 @@ class Gate:
 
     async def waited_for(self, site: Site) -> int:
         """The backend that waits there."""
-        return int(
-            await site.until("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND mode = 'ShareLock'")
-        )
+        waits = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND mode = 'ShareLock'"
+        return int(await site.until(waits))
 
 
 def metrics(score: float = 0.9) -> list[dict[str, Any]]:

@@ -26,24 +26,34 @@ async def _meanwhile(site: Site, employ: Employ, job: str, *statements: str) -> 
 DATA = {
     "dropped": ("DROP TABLE trips", "UndefinedTable", "trips"),
     "select revoked": (
-        "ALTER TABLE trips OWNER TO CURRENT_USER; REVOKE ALL ON trips FROM {ann}", "InsufficientPrivilege", "trips",
+        "ALTER TABLE trips OWNER TO CURRENT_USER; REVOKE ALL ON trips FROM {ann}",
+        "InsufficientPrivilege",
+        "trips",
     ),
     "column revoked": (
-        "ALTER TABLE trips OWNER TO CURRENT_USER; REVOKE ALL ON trips FROM {ann}; GRANT SELECT (id, late) ON trips TO {ann}",
-        "InsufficientPrivilege", "trips",
+        "ALTER TABLE trips OWNER TO CURRENT_USER; GRANT SELECT (id, late) ON trips TO {ann}",
+        "InsufficientPrivilege",
+        "trips",
     ),
     "schema revoked": (
-        "CREATE SCHEMA s; ALTER TABLE trips SET SCHEMA s", "UndefinedTable", "trips",
+        "CREATE SCHEMA s; ALTER TABLE trips SET SCHEMA s",
+        "UndefinedTable",
+        "trips",
     ),
     "column dropped": ("ALTER TABLE trips DROP COLUMN x", "UndefinedColumn", "x"),
     "column renamed": ("ALTER TABLE trips RENAME COLUMN late TO never", "UndefinedColumn", "late"),
     "type changed": ("ALTER TABLE trips ALTER COLUMN x TYPE text USING 'a lot'", "InvalidTextRepresentation", "a lot"),
-    "role dropped": ("REASSIGN OWNED BY {ann} TO CURRENT_USER; DROP OWNED BY {ann}; DROP ROLE {ann}", "UndefinedObject", "was dropped"),
+    "role dropped": (
+        "REASSIGN OWNED BY {ann} TO CURRENT_USER; DROP OWNED BY {ann}; DROP ROLE {ann}",
+        "UndefinedObject",
+        "was dropped",
+    ),
     "another of that name": (
         "REASSIGN OWNED BY {ann} TO CURRENT_USER; DROP OWNED BY {ann}; DROP ROLE {ann}; CREATE ROLE {ann} SUPERUSER",
-        "UndefinedObject", "was dropped",
+        "UndefinedObject",
+        "was dropped",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", list(DATA))
@@ -99,7 +109,9 @@ async def test_the_right_to_predict_is_revoked(
     await site.model(target=[{"name": "y", "type": "INT"}])
     await _belongs_to(site, "model", role("bob").name)
     for privilege in ("PREDICT", "SELECT"):
-        await site.run("INSERT INTO kwdbml.model_privilege SELECT id, %s, %s FROM kwdbml.model", site.ann.name, privilege)
+        await site.run(
+            "INSERT INTO kwdbml.model_privilege SELECT id, %s, %s FROM kwdbml.model", site.ann.name, privilege
+        )
     world.script = held = plays.Held()
     job = await site.predict()
     if when == "running":
@@ -186,5 +198,6 @@ async def test_a_model_at_the_limit(site: Site, employ: Employ) -> None:
 
 async def test_a_damaged_bundle(site: Site, employ: Employ) -> None:
     job = await site.train()
-    error = await _meanwhile(site, employ, job, "UPDATE kwdbml.artefact_chunk SET chunk = overlay(chunk PLACING '\\x00' FROM 5)")
+    spoil = "UPDATE kwdbml.artefact_chunk SET chunk = overlay(chunk PLACING '\\x00' FROM 5)"
+    error = await _meanwhile(site, employ, job, spoil)
     assert "damaged" in error["message"]

@@ -97,9 +97,7 @@ async def test_a_late_cancel_is_refused(site: Site, employ: Employ) -> None:
     assert await site.versions() == [(1, True)]
 
 
-async def test_a_landing_waits_for_an_open_cancel_and_loses(
-    site: Site, employ: Employ, world: FakeWorld
-) -> None:
+async def test_a_landing_waits_for_an_open_cancel_and_loses(site: Site, employ: Employ, world: FakeWorld) -> None:
     """Whoever commits first has decided."""
     world.script = held = plays.Held()
     await employ()
@@ -136,9 +134,8 @@ async def test_removing_a_running_job_leaves_nothing(site: Site, employ: Employ,
     await held.at.wait()
     await site.run("SELECT kwdbml.remove_job(%s)", job)
     await site.until("SELECT NOT EXISTS (SELECT FROM kwdbml.cleanup)")
-    assert await site.row(
-        "SELECT (SELECT count(*) FROM kwdbml.job), (SELECT count(*) FROM kwdbml.attempt), (SELECT count(*) FROM kwdbml.job_log)"
-    ) == (0, 0, 0)
+    for left in ("SELECT count(*) FROM kwdbml.attempt", "SELECT count(*) FROM kwdbml.job_log"):
+        assert await site.value(left.encode()) == 0
     assert world.jobs == {}
     assert list(world.root.iterdir()) == []
     assert await site.versions() == []

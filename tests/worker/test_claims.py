@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Callable
 
 import pytest
 
 from kwdbml.engines.base import RunState, RunStatus
 from kwdbml.engines.fake import FakeEngine, FakeJob, FakeWorld
 from kwdbml.errors import EngineError
+from kwdbml.worker.loop import Worker
+from tests.fixtures.database import Connect
 from tests.worker import plays
 from tests.worker.conftest import Employ
-from tests.worker.site import Gate, Site
+from tests.worker.site import DEADLINE, Gate, Site
 
 #: A worker that never renews its lease: as good as dead, except that it comes back.
 ASLEEP = 3600.0
@@ -109,25 +112,49 @@ async def test_a_run_is_found_and_followed_after_the_lease(site: Site, employ: E
     assert len(world.launches) == 1
 
 
-async def test_the_old_workers_late_landing_is_refused(
-    site: Site, employ: Employ, world: FakeWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_old_workers_late_landing_is_refused(site: Site, employ: Employ, world: FakeWorld) -> None:
     """It wakes up after another has the job, and lands first if it could: the token decides, not the clock."""
-    held = plays.Held()
-    world.script = held
-    await employ(heartbeat=ASLEEP, sweep=ASLEEP)
+    world.script = held = plays.Held()
+    old = await employ(heartbeat=ASLEEP, sweep=ASLEEP)
     job = await site.train()
     await held.at.wait()
     await site.in_phase(job, "running")
-    token = await site.value("UPDATE kwdbml.attempt SET token = gen_random_uuid() RETURNING token")
-    held.go.set()
-    await site.until("SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'kwdbml worker' AND state = 'active'")
-    assert await site.row("SELECT status::text, (SELECT token FROM kwdbml.attempt) FROM kwdbml.job") == ("RUNNING", token)
-    assert await site.versions() == []
+    await _taken_and_let_go(site, old, held.go.set)
     await employ()
     await site.expire()
     await site.one_landed(job)
     assert len(world.launches) == 1
+
+
+async def test_a_landing_that_waited_for_a_lock_is_refused_too(
+    site: Site, employ: Employ, world: FakeWorld, connect: Connect, dsn: str
+) -> None:
+    """It still held the token when it began."""
+    await site.model()
+    blocker = connect(dsn, autocommit=False)
+    blocker.execute("SELECT FROM kwdbml.model FOR UPDATE")
+    old = await employ(heartbeat=ASLEEP, sweep=ASLEEP)
+    job = await site.train(new_version=True)
+    await site.until("SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+    await _taken_and_let_go(site, old, blocker.rollback)
+    await employ()
+    await site.expire()
+    await site.succeeded(job)
+    assert await site.attempts(job) == [(1, "SUCCEEDED")]
+    assert await site.versions() == [(1, True), (2, False)]
+    assert len(world.launches) == 1
+
+
+async def _taken_and_let_go(site: Site, old: Worker, go: Callable[[], None]) -> None:
+    """Another worker has the attempt, then the old one goes on: it lets go, and nothing has landed."""
+    before = await site.value("SELECT count(*) FROM kwdbml.model_version")
+    token = await site.value("UPDATE kwdbml.attempt SET token = gen_random_uuid() RETURNING token")
+    tasks = set(old._tasks)
+    go()
+    await asyncio.wait(tasks, timeout=DEADLINE)
+    assert await site.row("SELECT token, ended FROM kwdbml.attempt") == (token, None)
+    assert await site.value("SELECT status::text FROM kwdbml.job") == "RUNNING"
+    assert await site.value("SELECT count(*) FROM kwdbml.model_version") == before
 
 
 async def test_a_retry_is_a_new_attempt_with_a_run_of_its_own(site: Site, employ: Employ, world: FakeWorld) -> None:
@@ -306,7 +333,12 @@ async def test_what_a_lost_host_only_staged_starts_again(site: Site, employ: Emp
 
 async def test_the_run_is_told_resources_time_and_environment(site: Site, employ: Employ, world: FakeWorld) -> None:
     seen = []
-    world.script = lambda job: seen.append(job.run) or plays.step(job)  # type: ignore[func-returns-value]
+
+    def script(job: FakeJob) -> int:
+        seen.append(job.run)
+        return plays.step(job)
+
+    world.script = script
     await employ()
     await site.succeeded(await site.train(flavour={"cpu": "500m", "mem": "1Gi"}, ttl=90, env={"A": "b"}))
     run = seen[0]
@@ -316,8 +348,14 @@ async def test_the_run_is_told_resources_time_and_environment(site: Site, employ
 
 async def test_only_built_in_code_is_trusted(site: Site, employ: Employ, world: FakeWorld) -> None:
     seen = []
-    world.script = lambda job: seen.append(job.run.trusted) or plays.step(job)  # type: ignore[func-returns-value]
-    await site.as_ann.execute("SELECT kwdbml.create_training_pipeline('built_in', 'logistic_regression', 'late', 'trips')")
+
+    def script(job: FakeJob) -> int:
+        seen.append(job.run.trusted)
+        return plays.step(job)
+
+    world.script = script
+    make = "SELECT kwdbml.create_training_pipeline('built_in', 'logistic_regression', 'late', 'trips')"
+    await site.as_ann.execute(make)
     await employ()
     await site.succeeded(await site.train(pipeline="built_in"))
     assert seen == [True]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -29,17 +29,17 @@ def model_train(x_train, y_train, x_test, y_test):
 
 
 @pytest.fixture
-async def site(site: Site) -> AsyncIterator[Site]:
+async def site(site: Site) -> Site:
     """With a pipeline whose step waits for the test."""
     await site.pipeline("waits", train=WAITS)
-    yield site
+    return site
 
 
 async def _go(scratch: Path) -> None:
     """Let the waiting step go on."""
-    (gate,) = scratch.glob("ws/*/out/**/gate")
 
     def tell() -> None:
+        (gate,) = scratch.glob("ws/*/out/**/gate")
         gate.write_text("go")
 
     await asyncio.to_thread(tell)
@@ -75,9 +75,7 @@ async def test_killed_while_staging(
     assert empty()
 
 
-async def test_killed_while_the_step_runs(
-    site: Site, launch: Launch, scratch: Path, empty: Callable[[], bool]
-) -> None:
+async def test_killed_while_the_step_runs(site: Site, launch: Launch, scratch: Path, empty: Callable[[], bool]) -> None:
     first = await launch()
     job = await site.train(pipeline="waits")
     await _waits(site, job)

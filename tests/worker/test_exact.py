@@ -100,7 +100,7 @@ async def _fill(site: Site, values: dict[str, list[str]]) -> list[str]:
     """A table ``source`` with a column per type, as many rows as there are values at most, and one of NULLs."""
     names = [f"v{n}" for n in range(len(values))]
     rows = max(map(len, values.values())) + 1
-    columns = sql.SQL(", ").join(sql.Identifier(n) + sql.SQL(" " + t) for n, t in zip(names, values, strict=True))  # type: ignore[arg-type]
+    columns = sql.SQL(", ").join(sql.Identifier(n) + sql.SQL(" " + t) for n, t in zip(names, values, strict=True))
     await site.as_ann.execute(sql.SQL("CREATE TABLE source (id int, x float8, {})").format(columns))
     for number in range(rows):
         literals = [sql.Literal(v[number] if number < len(v) else None) for v in values.values()]
@@ -146,8 +146,9 @@ async def test_a_column_of_nulls_stays_one(site: Site, employ: Employ, kind: str
 async def test_many_rows_in_many_batches(site: Site, employ: Employ) -> None:
     """More than one Arrow batch is staged, and the predictions are cut at other places."""
     await site.as_ann.execute(
-        "CREATE TABLE source AS SELECT n AS id, n::float8 AS x, CASE WHEN n % 3 > 0 THEN repeat(n::text, n % 7) END AS t,"
-        " CASE WHEN n % 5 > 0 THEN n::numeric / 7 END AS d, repeat('x', 300) AS pad FROM generate_series(1, 60000) n"
+        "CREATE TABLE source AS SELECT n AS id, n::float8 AS x, repeat('x', 300) AS pad,"
+        " CASE WHEN n % 3 > 0 THEN repeat(n::text, n % 7) END AS t,"
+        " CASE WHEN n % 5 > 0 THEN n::numeric / 7 END AS d FROM generate_series(1, 60000) n"
     )
     await employ()
     await site.succeeded(await site.predict("source"))
@@ -176,7 +177,12 @@ async def test_names_like_keywords_quotes_and_chinese(site: Site, employ: Employ
 
 
 async def test_features_and_targets_may_have_such_names_too(site: Site, employ: Employ) -> None:
-    await site.model("odd", features=[{"name": '列 "1"', "type": "FLOAT"}], target=[{"name": "order", "type": "STRING"}], problem_type="m")
+    await site.model(
+        "odd",
+        features=[{"name": '列 "1"', "type": "FLOAT"}],
+        target=[{"name": "order", "type": "STRING"}],
+        problem_type="m",
+    )
     await site.as_ann.execute('CREATE TABLE source AS SELECT 1 AS id, 2.5::float8 AS "列 ""1"""')
     await employ()
     await site.succeeded(await site.predict("source", model="odd"))
@@ -186,5 +192,8 @@ async def test_features_and_targets_may_have_such_names_too(site: Site, employ: 
 async def test_a_table_without_rows_gives_one_without_rows(site: Site, employ: Employ) -> None:
     await _fill(site, {"text": []})
     await employ()
-    assert await site.succeeded(await site.predict("SELECT * FROM source WHERE false")) == {"rows": 0, "table": "public.answers"}
+    assert await site.succeeded(await site.predict("SELECT * FROM source WHERE false")) == {
+        "rows": 0,
+        "table": "public.answers",
+    }
     assert await site.value("SELECT count(*) FROM answers") == 0

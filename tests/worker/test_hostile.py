@@ -70,7 +70,9 @@ MODELS: dict[str, Spoil] = {
 }
 
 
-async def _refused(site: Site, employ: Employ, world: FakeWorld, spoil: Spoil, submit: Callable[[], Any]) -> dict[str, Any]:
+async def _refused(
+    site: Site, employ: Employ, world: FakeWorld, spoil: Spoil, submit: Callable[[], Any]
+) -> dict[str, Any]:
     """The error of a job whose outputs were spoilt; its harmless twin succeeds on the same worker afterwards."""
 
     def script(job: FakeJob) -> int:
@@ -130,14 +132,17 @@ PREDICTIONS: dict[str, tuple[Spoil, str]] = {
     "fractions for whole numbers": (_arrow(lambda: [pa.array([0.5] * 50)]), "are no int64"),
     "too large": (_arrow(lambda: [pa.array([1 << 63] * 50, pa.uint64())]), "are no int64"),
     "lists": (_arrow(lambda: [pa.array([[1]] * 50)]), "are no int64"),
-    "no column": (_instead("predictions.arrow", lambda p: _arrow(lambda: [])(p.parent)), "prediction"),
+    "no column": (_instead("predictions.arrow", lambda p: _arrow(list)(p.parent)), "prediction"),
     "a column too many": (_arrow(lambda: [pa.array(range(50)), pa.array(range(50))]), "prediction"),
     "corrupt offsets": (_bend, "prediction"),
-    "corrupt bytes": (_instead("predictions.arrow", lambda p: p.write_bytes(b"ARROW1\0\0" + bytes(range(256)) * 9)), "prediction"),
+    "corrupt bytes": (
+        _instead("predictions.arrow", lambda p: p.write_bytes(b"ARROW1\0\0" + bytes(range(256)) * 9)),
+        "prediction",
+    ),
     "empty file": (_instead("predictions.arrow", lambda p: p.write_bytes(b"")), "prediction"),
     "missing": (_instead("predictions.arrow", lambda p: None), "prediction"),
     "a link": (_instead("predictions.arrow", lambda p: p.symlink_to(_canary(p))), "prediction"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", list(PREDICTIONS))
@@ -163,7 +168,9 @@ async def test_what_jsonb_cannot_hold_is_cleaned(site: Site, employ: Employ, wor
 
     def script(job: FakeJob) -> int:
         plays.step(job)
-        (job.outputs / "result.json").write_text(result(metrics=odd, libraries={"n\0": "1\0"}, positive_label="\ud800\0"))
+        (job.outputs / "result.json").write_text(
+            result(metrics=odd, libraries={"n\0": "1\0"}, positive_label="\ud800\0")
+        )
         return 0
 
     world.script = script
@@ -172,7 +179,9 @@ async def test_what_jsonb_cannot_hold_is_cleaned(site: Site, employ: Employ, wor
     assert [(m["objective"], m["score"]) for m in answer] == [("a\ufffdb?", None), ("c", None)]
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"type": "X"}', '{"type": "X", "message": "\\u0000"}', '{"type": 1, "message": [2]}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"type": "X"}', '{"type": "X", "message": "\\u0000"}', '{"type": 1, "message": [2]}']
+)
 async def test_an_odd_error_is_still_one(site: Site, employ: Employ, world: FakeWorld, content: str) -> None:
     def script(job: FakeJob) -> int:
         (job.outputs / "error.json").write_text(content)

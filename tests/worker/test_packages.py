@@ -108,6 +108,11 @@ async def test_what_is_no_bundle_is_left_to_the_step(scratch: Path) -> None:
     assert not (one.inputs / "packages").exists()
 
 
+async def test_a_requirements_file_has_a_size(scratch: Path) -> None:
+    with pytest.raises(BadBundle, match="more than 256 KiB"):
+        await place(scratch, model=asks("#" * (300 << 10)))
+
+
 async def test_a_package_from_the_machines_index(scratch: Path) -> None:
     try:
         packages, said = await place(scratch, pipeline=asks("tabulate>=0.8  # small, pure Python\n"))
@@ -145,13 +150,19 @@ async def test_without_a_sandbox_a_job_gets_files_of_its_own(scratch: Path, whee
         assert path.stat().st_uid == os.geteuid()
 
 
+async def test_without_a_sandbox_uv_installs_as_well(scratch: Path, wheels: Path) -> None:
+    one = workspace(scratch, model=asks("kwtiny"))
+    await Packages(scratch, unsafe_no_sandbox=True).place(one, lambda _: None)
+    assert (one.inputs / "packages" / "kwtiny" / "__init__.py").read_text() == "VALUE = 42\n"
+
+
 @pytest.mark.parametrize(
     "line",
     [
         "--index-url http://127.0.0.1:9/simple", "--extra-index-url=http://127.0.0.1:9/simple", "--find-links /etc",
         "-e .", "-r /etc/passwd", "-c in/constraints.txt", "git+https://127.0.0.1/evil.git", "./evil",
         "evil @ git+https://127.0.0.1/evil.git", "evil @ file:///etc/passwd", "file:///evil.whl", "kwtiny --no-deps",
-        "kwtiny --hash=sha256:../../etc", "kwtiny --config-settings=x=y", "kwtiny===1.0\\", "kwtiny==${HOME}",
+        "kwtiny --hash=sha256:../../etc", "kwtiny --config-settings=x=y", "kwtiny===1\\0", "kwtiny==${HOME}",
         "kwtiny===$(id)", "kwtiny; nonsense == 'x'", "kwtiny; os_name ~= 'x'", "kwtiny\x85--index-url=http://127.0.0.1:9",
     ],
 )  # fmt: skip

@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
+from kwdbml.engines.fake import FakeJob, FakeWorld
 from kwdbml.errors import InsufficientPrivilege, WrongState
 from tests.fixtures.database import MakeRole
 from tests.fixtures.server import TestServer
+from tests.worker import plays
 from tests.worker.conftest import Employ, Launch
 from tests.worker.site import Site
 
-_TABLES = "SELECT c.oid::regclass::text FROM pg_class c WHERE c.relnamespace = 'kwdbml'::regnamespace AND c.relkind IN ('r', 'v')"
+_TABLES = (
+    "SELECT c.oid::regclass::text FROM pg_class c"
+    " WHERE c.relnamespace = 'kwdbml'::regnamespace AND c.relkind IN ('r', 'v')"
+)
 
 
-async def _worker(dsn: str) -> psycopg.AsyncConnection[object]:
+async def _worker(dsn: str) -> psycopg.AsyncConnection[Any]:
     return await psycopg.AsyncConnection.connect(dsn, autocommit=True)
+
+
+async def _claim(worker: psycopg.AsyncConnection[Any]) -> tuple[str, str]:
+    """(job, token)"""
+    claim = "SELECT job_id::text, token::text FROM kwdbml.worker_claim('w', '{local}', '1 minute')"
+    found = await (await worker.execute(claim)).fetchone()
+    assert found is not None
+    return found[0], found[1]
 
 
 async def test_a_superuser_is_refused(site: Site, employ: Employ, dsn: str) -> None:
@@ -38,8 +53,6 @@ async def test_a_role_that_is_no_worker_is_refused(site: Site, employ: Employ, r
 
 async def test_a_database_without_the_extension_is_refused(site: Site, employ: Employ, server: TestServer) -> None:
     await site.run("DROP EXTENSION kwdbml CASCADE")
-    user = await site.value("SELECT 1 FROM pg_roles WHERE rolname = 'kwdbml_worker'")
-    assert user == 1
     with pytest.raises(WrongState, match="no extension kwdbml"):
         await employ()
 
@@ -56,7 +69,7 @@ async def test_the_worker_has_no_more_rights_on_tables_than_everyone(
     site: Site, worker_dsn: str, role: MakeRole, privilege: str
 ) -> None:
     """Column rights too: what PUBLIC has is behind row security, and more there is not."""
-    worker, nobody = worker_dsn.split("//")[1].split(":")[0], role("nobody").name
+    worker, nobody = str(conninfo_to_dict(worker_dsn)["user"]), role("nobody").name
     tables = [r[0] for r in await site.rows(_TABLES)]
     assert len(tables) > 10
     kind = "any_column" if privilege in ("SELECT", "INSERT", "UPDATE", "REFERENCES") else "table"
@@ -65,7 +78,12 @@ async def test_the_worker_has_no_more_rights_on_tables_than_everyone(
         assert await site.value(ask, worker, table, privilege) == await site.value(ask, nobody, table, privilege), table
 
 
-async def test_the_worker_sees_no_row(site: Site, employ: Employ, worker_dsn: str) -> None:
+async def test_the_worker_sees_no_row(site: Site, employ: Employ, world: FakeWorld, worker_dsn: str) -> None:
+    def script(job: FakeJob) -> int:
+        job.print("a line")
+        return plays.step(job)
+
+    world.script = script
     await employ()
     await site.succeeded(await site.train(env={"SECRET": "x"}))
     hidden = ("job", "job_env", "job_log", "attempt", "pipeline", "model", "model_version")
@@ -76,7 +94,16 @@ async def test_the_worker_sees_no_row(site: Site, employ: Employ, worker_dsn: st
             assert await (await worker.execute(query)).fetchone() == (0,), table
 
 
-@pytest.mark.parametrize("statement", ["SELECT * FROM kwdbml.artefact", "SELECT * FROM kwdbml.cleanup", "SELECT token FROM kwdbml.attempt", "CREATE TABLE kwdbml.mine ()", "SELECT * FROM public.trips"])  # fmt: skip
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT * FROM kwdbml.artefact",
+        "SELECT * FROM kwdbml.cleanup",
+        "SELECT token FROM kwdbml.attempt",
+        "CREATE TABLE kwdbml.mine ()",
+        "SELECT * FROM public.trips",
+    ],
+)
 async def test_the_worker_may_not(site: Site, worker_dsn: str, statement: str) -> None:
     async with await _worker(worker_dsn) as worker:
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
@@ -105,9 +132,7 @@ async def test_worker_functions_pin_their_search_path(site: Site) -> None:
 async def test_a_token_of_another_job_opens_nothing(site: Site, worker_dsn: str) -> None:
     one, other = await site.train(), await site.train(model="other")
     async with await _worker(worker_dsn) as worker:
-        claimed = await (await worker.execute("SELECT job_id::text, token FROM kwdbml.worker_claim('w', '{local}', '1 minute')")).fetchone()
-        assert claimed is not None
-        job, token = claimed  # type: ignore[misc]
+        job, token = await _claim(worker)
         strange = other if job == one else one
         for call in ("worker_spec", "worker_artefacts", "worker_stage", "worker_result_open"):
             with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
@@ -119,11 +144,11 @@ async def test_an_artefact_of_somebody_else_is_not_read(site: Site, worker_dsn: 
     await site.model(content=b"another one's model")
     artefact = await site.value("SELECT id FROM kwdbml.artefact WHERE kind = 'model'")
     async with await _worker(worker_dsn) as worker:
-        claimed = await (await worker.execute("SELECT job_id, token FROM kwdbml.worker_claim('w', '{local}', '1 minute')")).fetchone()
+        claimed = await _claim(worker)
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            await worker.execute("SELECT kwdbml.worker_chunk(%s, %s, %s, 0)", [*claimed, artefact])  # type: ignore[misc]
+            await worker.execute("SELECT kwdbml.worker_chunk(%s, %s, %s, 0)", [*claimed, artefact])
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            await worker.execute("SELECT kwdbml.worker_put(%s, %s, %s, 'model', 9, 'x')", [*claimed, artefact])  # type: ignore[misc]
+            await worker.execute("SELECT kwdbml.worker_put(%s, %s, %s, 'model', 9, 'x')", [*claimed, artefact])
 
 
 SHOWS = """

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import pytest
-from psycopg.abc import Query
 
 from kwdbml.engines.fake import FakeWorld
 from tests.worker import plays
@@ -64,7 +63,7 @@ async def test_replace_deletes_and_append_adds(site: Site, employ: Employ) -> No
 
 
 async def test_a_quoted_table_in_another_schema(site: Site, employ: Employ) -> None:
-    await site.run('CREATE SCHEMA "My ""S"', )
+    await site.run('CREATE SCHEMA "My ""S"')
     await site.run('GRANT USAGE, CREATE ON SCHEMA "My ""S" TO PUBLIC')
     await employ()
     await site.succeeded(await site.predict(table='"My ""S"."My.T"'))
@@ -77,9 +76,24 @@ MAKE = "CREATE TABLE answers (id int, x float8, late int, y bigint)"
 MEANWHILE: dict[str, tuple[str, list[tuple[str, str]], str, str]] = {
     "created": ("error", [("ann", MAKE)], "DuplicateTable", "already exists"),
     "created by another": ("append", [("db", MAKE)], "InsufficientPrivilege", "permission denied for table"),
-    "created as a view": ("append", [("ann", "CREATE VIEW answers AS SELECT 1 AS id")], "WrongObjectType", "not an ordinary table"),
-    "other shape": ("append", [("ann", "CREATE TABLE answers (id int, x float8, late int)")], "DatatypeMismatch", "lacks column y"),
-    "further column": ("append", [("ann", MAKE.replace("y bigint", "y bigint, z int"))], "DatatypeMismatch", "further column z"),
+    "created as a view": (
+        "append",
+        [("ann", "CREATE VIEW answers AS SELECT 1 AS id")],
+        "WrongObjectType",
+        "not an ordinary table",
+    ),
+    "other shape": (
+        "append",
+        [("ann", "CREATE TABLE answers (id int, x float8, late int)")],
+        "DatatypeMismatch",
+        "lacks column y",
+    ),
+    "further column": (
+        "append",
+        [("ann", MAKE.replace("y bigint", "y bigint, z int"))],
+        "DatatypeMismatch",
+        "further column z",
+    ),
     "trigger": (
         "append",
         [
@@ -87,13 +101,29 @@ MEANWHILE: dict[str, tuple[str, list[tuple[str, str]], str, str]] = {
             ("ann", "CREATE FUNCTION evil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'evil'; END $$"),
             ("ann", "CREATE TRIGGER evil AFTER INSERT ON answers EXECUTE FUNCTION evil()"),
         ],
-        "WrongObjectType", "triggers",
+        "WrongObjectType",
+        "triggers",
     ),
     "check": ("append", [("ann", MAKE.replace("x float8", "x float8 CHECK (x > 0)"))], "WrongObjectType", "CHECK"),
-    "row security": ("append", [("ann", MAKE), ("ann", "ALTER TABLE answers ENABLE ROW LEVEL SECURITY")], "WrongObjectType", "row-level"),
-    "schema gone": ("error", [("db", "ALTER SCHEMA public RENAME TO elsewhere")], "InvalidSchemaName", "does not exist"),
-    "create revoked": ("error", [("db", "REVOKE CREATE ON SCHEMA public FROM {ann}")], "InsufficientPrivilege", "permission denied to create"),
-}  # fmt: skip
+    "row security": (
+        "append",
+        [("ann", MAKE), ("ann", "ALTER TABLE answers ENABLE ROW LEVEL SECURITY")],
+        "WrongObjectType",
+        "row-level",
+    ),
+    "schema gone": (
+        "error",
+        [("db", "ALTER SCHEMA public RENAME TO elsewhere")],
+        "InvalidSchemaName",
+        "does not exist",
+    ),
+    "create revoked": (
+        "error",
+        [("db", "REVOKE CREATE ON SCHEMA public FROM {ann}")],
+        "InsufficientPrivilege",
+        "permission denied to create",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", list(MEANWHILE))
@@ -105,7 +135,7 @@ async def test_meanwhile_the_table_is(site: Site, employ: Employ, world: FakeWor
     job = await site.predict(action=action)
     await held.at.wait()
     for who, statement in statements:
-        query: Query = statement.format(ann=site.ann.name).encode()
+        query = statement.format(ann=site.ann.name).encode()
         await (site.db if who == "db" else site.as_ann).execute(query)
     held.go.set()
     error = await site.failed(job)
@@ -137,4 +167,5 @@ async def test_columns_in_another_order_are_filled_by_name(site: Site, employ: E
     await site.as_ann.execute("CREATE TABLE answers (y bigint, late int, id int, x float8)")
     await employ()
     await site.succeeded(await site.predict(action="append"))
-    assert await site.value("SELECT count(*) FROM answers a JOIN trips t USING (id, x, late) WHERE a.y = t.id - 1") == 50
+    same = "SELECT count(*) FROM answers a JOIN trips t USING (id, x, late) WHERE a.y = t.id - 1"
+    assert await site.value(same) == 50

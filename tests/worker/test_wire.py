@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from kwdbml.engines.fake import FakeWorld
 from tests.fixtures.faults import Wire
@@ -22,7 +23,7 @@ MakeWire = Callable[[str], Wire]
 
 @dataclass
 class Line:
-    """The worker's way to the server, and how it fails: ``fail`` breaks what is connected, ``mend`` lets it come back."""
+    """The worker's way to the server: ``fail`` breaks what is connected, ``mend`` lets it come back."""
 
     dsn: str
     fail: Callable[[], Any]
@@ -38,10 +39,8 @@ def line(request: pytest.FixtureRequest, wire: MakeWire, worker_dsn: str, site: 
     """A wire that is cut, or a server that ends the worker's backends."""
     if request.param == "cut":
         through = wire(worker_dsn)
-        return Line(
-            through.dsn, lambda: asyncio.to_thread(through.cut), lambda: asyncio.to_thread(through.mend)
-        )
-    user = worker_dsn.split("//")[1].split(":")[0]
+        return Line(through.dsn, lambda: asyncio.to_thread(through.cut), lambda: asyncio.to_thread(through.mend))
+    user = str(conninfo_to_dict(worker_dsn)["user"])
     terminate = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = %s"
     return Line(worker_dsn, lambda: site.rows(terminate, user), _nothing)
 
@@ -109,7 +108,9 @@ async def test_while_rows_are_written(site: Site, employ: Employ, world: FakeWor
     assert len(world.launches) == 1
 
 
-async def test_a_connection_that_a_query_breaks_again_and_again(site: Site, employ: Employ, world: FakeWorld, gate: Gate) -> None:
+async def test_a_connection_that_a_query_breaks_again_and_again(
+    site: Site, employ: Employ, world: FakeWorld, gate: Gate
+) -> None:
     """It may be the query's fault: after a few tries that is an error."""
     await employ()
     job = await site.train(gate.data)
@@ -125,7 +126,7 @@ async def test_a_connection_that_a_query_breaks_again_and_again(site: Site, empl
 
 
 async def test_a_deadlock_is_retried(site: Site, employ: Employ, world: FakeWorld, dsn: str) -> None:
-    """We hold the job and then want the model; the landing holds the model and then wants the job, and is the victim."""
+    """We hold the job and then want the model, the landing the other way round; it is the victim."""
     await site.model()
     options = "-c deadlock_timeout=60s"
     async with await psycopg.AsyncConnection.connect(dsn, options=options) as blocker:
@@ -144,7 +145,7 @@ async def test_a_deadlock_is_retried(site: Site, employ: Employ, world: FakeWorl
 async def test_a_serialization_failure_is_retried(site: Site, employ: Employ, dsn: str, worker_dsn: str) -> None:
     """Also where somebody has given the worker's role another isolation level."""
     await site.model()
-    user = worker_dsn.split("//")[1].split(":")[0]
+    user = str(conninfo_to_dict(worker_dsn)["user"])
     await site.run(
         sql.SQL("ALTER ROLE {} SET default_transaction_isolation = 'repeatable read'").format(sql.Identifier(user))
     )

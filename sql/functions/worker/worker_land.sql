@@ -23,6 +23,9 @@ BEGIN
     UPDATE kwdbml.attempt t SET ended = clock_timestamp(), outcome = 'SUCCEEDED', phase = 'finalizing', progress = 1,
         updated = clock_timestamp()
     WHERE t.job_id = job AND t.token = held AND t.ended IS NULL;
+    IF NOT FOUND THEN
+        PERFORM kwdbml._fence(job, held);  -- taken over while we waited for a lock
+    END IF;
     UPDATE kwdbml.job b
     SET status = 'SUCCEEDED', result = answer, rows_read = (outcome ->> 'rows_read')::bigint,
         rows_dropped = (outcome ->> 'rows_dropped')::bigint, rows_written = (outcome ->> 'rows_written')::bigint,

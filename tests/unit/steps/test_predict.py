@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,10 @@ import pyarrow as pa
 import pytest
 
 from kwdbml.steps.failure import BadReturn
+from kwdbml.steps.outcome import Outcome
 from kwdbml.steps.predict import PredictionFile, typed
 from kwdbml.steps.spec import Column, Job, read_job
-from tests.unit.steps.jobs import Jobs
+from tests.unit.steps.jobs import Jobs, Result
 
 
 def job(jobs: Jobs, problem: str = "b", target: str = "INT") -> Job:
@@ -129,3 +133,77 @@ def test_pieces_come_in_order(jobs: Jobs, diabetes: pd.DataFrame, monkeypatch: p
     pieces = jobs.run("BATCH_PREDICT", features, "progress", "r", zips=zips, batch=70)
     assert pieces.json["rows_read"] == len(diabetes)
     assert pieces.predictions["t0"].to_numpy() == pytest.approx(whole["t0"].to_numpy())
+
+
+PROBABLY = """
+class Model:
+    def __init__(self, answers):
+        self.answers = answers
+    def predict(self, inputs):
+        return self.answers[: len(inputs)]
+"""
+
+
+def answered(jobs: Jobs, answers: Any, target: str, problem: str = "b", **files: str) -> Result:
+    """A batch prediction by a model that knows no classes and gives these answers."""
+    namespace: dict[str, Any] = {}
+    exec(PROBABLY, namespace)
+    module = types.ModuleType("answering")
+    module.Model = namespace["Model"]  # type: ignore[attr-defined]
+    module.Model.__module__ = "answering"
+    sys.modules["answering"] = module
+    try:
+        model = pickle.dumps(module.Model(answers))
+    finally:
+        del sys.modules["answering"]
+    zips: dict[str, Any] = {"model": {"model/model.pkl": model, "pipeline/answering.py": PROBABLY}}
+    if files:
+        zips["pipeline"] = {f"pipeline/{name}.py": text for name, text in files.items()}
+    frame = pd.DataFrame({"x": np.arange(len(answers), dtype="float64")})
+    return jobs.run("BATCH_PREDICT", frame, "y", problem, zips=zips, types={"y": target})
+
+
+@pytest.mark.parametrize(
+    ("answers", "problem", "target", "expected", "noted"),
+    [
+        (np.array([0.1, 0.5, 0.9]), "b", "INT", [0, 1, 1], True),
+        (np.array([0.1, 0.5, 0.9], np.float32), "b", "BOOL", [False, True, True], True),
+        (np.array([0.0, 1.0]), "b", "BOOL", [False, True], False),
+        (np.array([0.0, 1.0]), "b", "INT", [0, 1], False),
+        (np.array([[0.9, 0.1], [0.2, 0.8]]), "b", "BOOL", [False, True], False),
+        (np.array([1.0, 2.0]), "b", "INT", [1, 2], False),
+        (np.array([-1.5, 0.5]), "b", "INT", [-1.5, 0.5], False),
+        (np.array([0.1, 0.9]), "b", "FLOAT", [0.1, 0.9], False),
+        (np.array([0.1, 0.9]), "r", "INT", [0.1, 0.9], False),
+        (np.array([True, False]), "b", "BOOL", [True, False], False),
+    ],
+)
+def test_a_probability_becomes_the_class(
+    jobs: Jobs, answers: Any, *, problem: str, target: str, expected: list[Any], noted: bool
+) -> None:
+    result = answered(jobs, answers, target, problem)
+    found = result.predictions["t0"].to_pylist()
+    assert found == expected
+    assert [type(value) for value in found] == [type(value) for value in expected]
+    assert any("the threshold 0.5" in note for note in result.json["notes"]) is noted
+
+
+def test_what_is_a_probability_once_stays_one(jobs: Jobs) -> None:
+    """Pieces are judged alike: a certain answer, an uncertain one, and one that rounding took beyond 1."""
+    from kwdbml.steps import predict
+
+    where = job(jobs)
+    outcome = Outcome()
+    classes = predict._Classes(where, outcome)
+    with PredictionFile(where.outputs / "p.arrow", where, classes.of) as file:
+        for answer in (1.0, 0.25, 1.0000001, 0.0):
+            file.write(np.array([answer]), 1)
+    assert read(where.outputs / "p.arrow")["t0"].to_pylist() == [1, 0, 1, 0]
+    assert len(outcome.notes) == 1
+
+
+def test_a_batch_predict_keeps_what_it_returns(jobs: Jobs) -> None:
+    script = "import pandas as pd\ndef model_predict(model_path, x_test):\n    return pd.DataFrame({'y': [0.1, 0.9]})\n"
+    result = answered(jobs, np.array([0.1, 0.9]), "INT", batch_predict=script)
+    assert result.predictions["t0"].to_pylist() == [0.1, 0.9]
+    assert result.json["notes"] == []
