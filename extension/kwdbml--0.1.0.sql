@@ -280,6 +280,7 @@ CREATE TABLE kwdbml.attempt (
     worker text NOT NULL,
     host text NOT NULL DEFAULT '',
     lease_until timestamptz NOT NULL,
+    stagings integer NOT NULL DEFAULT 1,  -- how often somebody began to read the data
     phase text NOT NULL DEFAULT 'staging'
         CHECK (phase IN ('staging', 'launching', 'running', 'collecting', 'finalizing')),
     step text,
@@ -929,6 +930,11 @@ $$;
 COMMENT ON FUNCTION kwdbml.batch_predict(text, text, text, text, text, text) IS
     'batch_predict with untyped arguments: without a pipeline when the second is a version, else without settings';
 -- The version as text, where a driver says that it is text.
+CREATE FUNCTION kwdbml.batch_predict(text, text, text, text, text, text, text) RETURNS text LANGUAGE sql
+BEGIN ATOMIC
+    SELECT kwdbml.batch_predict($1, $2, $3::bigint, $4, $5, $6, $7);
+END;
+COMMENT ON FUNCTION kwdbml.batch_predict(text, text, text, text, text, text, text) IS 'batch_predict, the version as text';
 CREATE FUNCTION kwdbml.batch_predict(text, text, text, text, text) RETURNS text LANGUAGE sql
 BEGIN ATOMIC
     SELECT kwdbml.batch_predict(''::text, $1, $2::bigint, $3, $4, $5, '{}'::jsonb);
@@ -1554,10 +1560,18 @@ BEGIN
     WHERE t.ended IS NULL AND t.lease_until < clock_timestamp() AND t.engine = ANY (engines)
       AND b.installation = kwdbml._installation() AND (queues IS NULL OR b.queue = ANY (queues))
     ORDER BY t.lease_until LIMIT 1 FOR UPDATE OF t SKIP LOCKED;
-    IF FOUND THEN
+    IF FOUND AND a.phase = 'staging' AND a.stagings >= 5 THEN
+        -- something about it takes down whoever reads it: the worker, or the whole server
+        UPDATE kwdbml.job b
+        SET status = 'FAILED', error = jsonb_build_object('type', 'StagingLost', 'step', 'worker', 'traceback', '[]'::jsonb,
+            'message', format('worker or server went away %s times while the data was read', a.stagings))
+        WHERE b.id = a.job_id AND b.status = 'RUNNING';
+        UPDATE kwdbml.attempt t SET ended = clock_timestamp(), outcome = 'StagingLost' WHERE t.job_id = a.job_id AND t.number = a.number;
+    ELSIF FOUND THEN
         UPDATE kwdbml.attempt t
         SET token = gen_random_uuid(), worker = worker_name, lease_until = clock_timestamp() + lease, updated = clock_timestamp(),
-            host = CASE WHEN t.phase = 'staging' THEN worker_host ELSE t.host END
+            host = CASE WHEN t.phase = 'staging' THEN worker_host ELSE t.host END,
+            stagings = t.stagings + (t.phase = 'staging')::integer
         WHERE t.job_id = a.job_id AND t.number = a.number RETURNING * INTO a;
         SELECT * INTO j FROM kwdbml.job b WHERE b.id = a.job_id;
         RETURN NEXT (a.job_id, a.number, a.token, a.run_name, a.engine, j.status::text, true, a.phase, a.handle, a.host);
@@ -1663,7 +1677,8 @@ COMMENT ON FUNCTION kwdbml.worker_end(uuid, uuid) IS 'for workers: nothing runs 
 CREATE FUNCTION kwdbml.worker_release(job uuid, held uuid) RETURNS void LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE kwdbml.attempt a SET lease_until = '-infinity', token = gen_random_uuid(), phase = 'staging', progress = NULL
+    UPDATE kwdbml.attempt a SET lease_until = '-infinity', token = gen_random_uuid(), phase = 'staging', progress = NULL,
+        stagings = greatest(a.stagings - 1, 0)
     WHERE a.job_id = job AND a.token = held AND a.ended IS NULL;
     PERFORM pg_notify('kwdbml_wake', '');
 END
@@ -1924,7 +1939,7 @@ DECLARE
 BEGIN
     SELECT * INTO STRICT j FROM kwdbml.job b WHERE b.id = job;
     PERFORM kwdbml._check_creator(j.creator, j.creator_oid);
-    IF j.pipeline_name IS NOT NULL THEN
+    IF j.pipeline_name IS NOT NULL OR j.pipeline_id IS NOT NULL THEN
         wanted := CASE j.type WHEN 'TRAIN' THEN 'TRAIN' ELSE 'SELECT' END;
         SELECT * INTO p FROM kwdbml.pipeline b WHERE b.id = j.pipeline_id;
         IF NOT FOUND OR NOT kwdbml._pipeline_right(p.id, wanted, j.creator) THEN

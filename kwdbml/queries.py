@@ -1,9 +1,11 @@
-"""The named statements of ``queries.sql``."""
+"""What the worker says to the database: the named statements of ``queries.sql``, and how it connects."""
 
 from __future__ import annotations
 
 import re
 from importlib import resources
+
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
@@ -15,3 +17,10 @@ def _load() -> dict[str, str]:
 
 
 QUERIES = _load()
+
+
+def attentive(dsn: str) -> str:
+    """The DSN, with a server that notices within seconds when this worker is gone: a query that waits for a lock would
+    otherwise hold its own locks for as long as it waits."""
+    given = conninfo_to_dict(dsn).get("options") or ""
+    return make_conninfo(dsn, options=f"{given} -c client_connection_check_interval=2s".strip())

@@ -169,7 +169,8 @@ class FakeEngine:
         return Workspace(path, path.name)
 
     async def abandon(self, workspace: Workspace) -> None:
-        shutil.rmtree(workspace.path, ignore_errors=True)
+        if not any(job.workspace == workspace for job in self.world.jobs.values()):
+            shutil.rmtree(workspace.path, ignore_errors=True)
 
     async def launch(self, run: Run, workspace: Workspace) -> Handle:
         known = await self.find(run.name)
@@ -238,4 +239,4 @@ class FakeEngine:
             job.changed.clear()
         self.world.jobs.pop(job.run.name, None)
         self.world.states.pop(job.run.name, None)
-        await self.abandon(job.workspace)
+        shutil.rmtree(job.workspace.path, ignore_errors=True)

@@ -161,7 +161,8 @@ class LocalEngine:
             if handle is not None:
                 await self.abandon(workspace)
                 return handle
-            return await self._launch(run, workspace)
+            # whoever stops waiting does not stop it: told half-way, the run would be begun and still count as idle
+            return await asyncio.shield(self._launch(run, workspace))
 
     async def _launch(self, run: Run, workspace: Workspace) -> Handle:
         opened = self._opened.get(workspace.slot)

@@ -22,6 +22,7 @@ from kwdbml.dataset import Connections
 from kwdbml.engines.base import Engine
 from kwdbml.engines.local import default_root
 from kwdbml.errors import InsufficientPrivilege, WrongState
+from kwdbml.queries import attentive
 from kwdbml.settings import WorkerSettings
 from kwdbml.store import Store
 from kwdbml.worker.job import Attempt
@@ -44,7 +45,7 @@ class Worker:
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        dsn = self.settings.dsn.get_secret_value()
+        dsn = attentive(self.settings.dsn.get_secret_value())
         self._connections = Connections(dsn)
         self._store = Store(dsn, max_size=max(4, 2 * self.settings.concurrency))
         self._packages: Packages | None = None

@@ -7,6 +7,7 @@ CREATE TABLE kwdbml.attempt (
     worker text NOT NULL,
     host text NOT NULL DEFAULT '',
     lease_until timestamptz NOT NULL,
+    stagings integer NOT NULL DEFAULT 1,  -- how often somebody began to read the data
     phase text NOT NULL DEFAULT 'staging'
         CHECK (phase IN ('staging', 'launching', 'running', 'collecting', 'finalizing')),
     step text,

@@ -47,6 +47,11 @@ $$;
 COMMENT ON FUNCTION kwdbml.batch_predict(text, text, text, text, text, text) IS
     'batch_predict with untyped arguments: without a pipeline when the second is a version, else without settings';
 -- The version as text, where a driver says that it is text.
+CREATE FUNCTION kwdbml.batch_predict(text, text, text, text, text, text, text) RETURNS text LANGUAGE sql
+BEGIN ATOMIC
+    SELECT kwdbml.batch_predict($1, $2, $3::bigint, $4, $5, $6, $7);
+END;
+COMMENT ON FUNCTION kwdbml.batch_predict(text, text, text, text, text, text, text) IS 'batch_predict, the version as text';
 CREATE FUNCTION kwdbml.batch_predict(text, text, text, text, text) RETURNS text LANGUAGE sql
 BEGIN ATOMIC
     SELECT kwdbml.batch_predict(''::text, $1, $2::bigint, $3, $4, $5, '{}'::jsonb);

@@ -16,10 +16,18 @@ BEGIN
     WHERE t.ended IS NULL AND t.lease_until < clock_timestamp() AND t.engine = ANY (engines)
       AND b.installation = kwdbml._installation() AND (queues IS NULL OR b.queue = ANY (queues))
     ORDER BY t.lease_until LIMIT 1 FOR UPDATE OF t SKIP LOCKED;
-    IF FOUND THEN
+    IF FOUND AND a.phase = 'staging' AND a.stagings >= 5 THEN
+        -- something about it takes down whoever reads it: the worker, or the whole server
+        UPDATE kwdbml.job b
+        SET status = 'FAILED', error = jsonb_build_object('type', 'StagingLost', 'step', 'worker', 'traceback', '[]'::jsonb,
+            'message', format('worker or server went away %s times while the data was read', a.stagings))
+        WHERE b.id = a.job_id AND b.status = 'RUNNING';
+        UPDATE kwdbml.attempt t SET ended = clock_timestamp(), outcome = 'StagingLost' WHERE t.job_id = a.job_id AND t.number = a.number;
+    ELSIF FOUND THEN
         UPDATE kwdbml.attempt t
         SET token = gen_random_uuid(), worker = worker_name, lease_until = clock_timestamp() + lease, updated = clock_timestamp(),
-            host = CASE WHEN t.phase = 'staging' THEN worker_host ELSE t.host END
+            host = CASE WHEN t.phase = 'staging' THEN worker_host ELSE t.host END,
+            stagings = t.stagings + (t.phase = 'staging')::integer
         WHERE t.job_id = a.job_id AND t.number = a.number RETURNING * INTO a;
         SELECT * INTO j FROM kwdbml.job b WHERE b.id = a.job_id;
         RETURN NEXT (a.job_id, a.number, a.token, a.run_name, a.engine, j.status::text, true, a.phase, a.handle, a.host);

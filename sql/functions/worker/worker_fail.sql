@@ -35,7 +35,8 @@ COMMENT ON FUNCTION kwdbml.worker_end(uuid, uuid) IS 'for workers: nothing runs 
 CREATE FUNCTION kwdbml.worker_release(job uuid, held uuid) RETURNS void LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE kwdbml.attempt a SET lease_until = '-infinity', token = gen_random_uuid(), phase = 'staging', progress = NULL
+    UPDATE kwdbml.attempt a SET lease_until = '-infinity', token = gen_random_uuid(), phase = 'staging', progress = NULL,
+        stagings = greatest(a.stagings - 1, 0)
     WHERE a.job_id = job AND a.token = held AND a.ended IS NULL;
     PERFORM pg_notify('kwdbml_wake', '');
 END

@@ -13,7 +13,7 @@ DECLARE
 BEGIN
     SELECT * INTO STRICT j FROM kwdbml.job b WHERE b.id = job;
     PERFORM kwdbml._check_creator(j.creator, j.creator_oid);
-    IF j.pipeline_name IS NOT NULL THEN
+    IF j.pipeline_name IS NOT NULL OR j.pipeline_id IS NOT NULL THEN
         wanted := CASE j.type WHEN 'TRAIN' THEN 'TRAIN' ELSE 'SELECT' END;
         SELECT * INTO p FROM kwdbml.pipeline b WHERE b.id = j.pipeline_id;
         IF NOT FOUND OR NOT kwdbml._pipeline_right(p.id, wanted, j.creator) THEN
