@@ -113,7 +113,7 @@ def test_the_settings_table_of_operations_has_the_defaults(db: psycopg.Connectio
     listed = re.findall(r"^\| `(\w+)` \| `?([^|`]+?)`? \|", text, re.MULTILINE)
     allowed = db.execute(
         "SELECT pg_get_constraintdef(oid) FROM pg_constraint"
-        " WHERE conrelid = 'kwdbml.settings'::regclass AND contype = 'c'"
+        " WHERE conrelid = 'kwdbml.settings'::regclass AND conname = 'settings_name_check'"
     ).fetchone()
     assert allowed is not None
     assert {name for name, _ in listed} == set(re.findall(r"'(\w+)'", allowed[0]))
