@@ -1942,7 +1942,10 @@ BEGIN
     IF j.pipeline_name IS NOT NULL OR j.pipeline_id IS NOT NULL THEN
         wanted := CASE j.type WHEN 'TRAIN' THEN 'TRAIN' ELSE 'SELECT' END;
         SELECT * INTO p FROM kwdbml.pipeline b WHERE b.id = j.pipeline_id;
-        IF NOT FOUND OR NOT kwdbml._pipeline_right(p.id, wanted, j.creator) THEN
+        IF FOUND AND p.schema || '.' || p.name IS DISTINCT FROM j.pipeline_name THEN
+            RAISE EXCEPTION 'the job names another training pipeline than it refers to'
+                USING ERRCODE = '22023', HINT = 'Use kwdbml.train_model, evaluate_model or batch_predict.';
+        ELSIF p.id IS NULL OR NOT kwdbml._pipeline_right(p.id, wanted, j.creator) THEN
             RAISE EXCEPTION 'permission denied for training pipeline %', j.pipeline_name
                 USING ERRCODE = '42501', HINT = format('%s was revoked after the call, or the pipeline is gone.', wanted);
         END IF;

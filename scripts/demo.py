@@ -70,9 +70,7 @@ JUDGE = """\
 SELECT late AS really_late, prediction AS predicted_late, count(*) AS flights
 FROM late_predictions GROUP BY 1, 2 ORDER BY 1, 2"""
 
-JOBS = """\
-SELECT id, type, status, pipeline_name, model_name, model_version, creator, created, finished
-FROM kwdbml.show_jobs()"""
+JOBS = "SELECT * FROM kwdbml.show_jobs()"
 
 
 def bundle() -> str:

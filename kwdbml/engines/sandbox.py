@@ -278,7 +278,7 @@ def detect(*, extra: Sequence[Path] = ()) -> Sandbox:
 
 
 def without() -> Sandbox:
-    """Plain processes; under root as another user, when that one can start Python."""
+    """Plain processes; under root as another user, when that one can start Python and import us."""
     uids = _uid_range() if os.geteuid() == 0 else None
     sandbox = Sandbox("plain", uids=uids)
     return sandbox if uids is None or not _try(sandbox) else Sandbox("plain")
@@ -305,13 +305,18 @@ def _try(sandbox: Sandbox) -> str:
         workspace, uid = Path(directory) / "ws", sandbox.choose_uid()
         make_workspace(workspace, uid)
         write_accounts(workspace, uid)
-        setup = sandbox.setup(workspace, [sys.executable, "-I", "-c", "import json"], uid=uid, threads=1, disk=1 << 20)
+        python = [sys.executable, "-c", "import kwdbml.steps"]
+        setup = sandbox.setup(workspace, python, uid=uid, threads=1, disk=1 << 20)
         command, bwrap = setup["command"], setup["bwrap"]
         if bwrap is not None:
             command = [*bwrap, "--", *command]
         env = environment(sandbox.inside or str(workspace), 1)
+        # in a sandbox the user changes inside it, without one the launcher does that
+        user: dict[str, Any] = {} if bwrap is not None or uid is None else {"user": uid, "group": uid, "extra_groups": []}
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=env, cwd="/")
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=60, check=False, env=env, cwd="/", **user
+            )
         except (OSError, subprocess.TimeoutExpired) as error:
             return str(error)
     return "" if done.returncode == 0 else done.stderr.strip() or f"exit code {done.returncode}"

@@ -93,7 +93,7 @@ pip_install() {
 
 install_kwdbml() {
     local stamp=$VENV/.kwdbml-$1 now
-    now=$(sha256sum "$ROOT/pyproject.toml" | cut -d' ' -f1)
+    now=$({ echo "$ROOT"; cat "$ROOT/pyproject.toml"; } | sha256sum | cut -d' ' -f1) # a tree that was moved is installed anew
     if [ "$(cat "$stamp" 2>/dev/null)" = "$now" ]; then
         return
     fi

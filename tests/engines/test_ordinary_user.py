@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import kwdbml
+from tests.fixtures.local import open_to_others
 
 REPOSITORY = Path(kwdbml.__file__).parents[1]
 #: Belongs to nobody, and to no range that engines take for their runs.
@@ -21,6 +22,8 @@ _USER = 59_999
 def test_the_engine_tests_as_an_ordinary_user() -> None:
     if os.geteuid() != 0:
         pytest.skip("this is an ordinary user already")
+    if not open_to_others(REPOSITORY):
+        pytest.skip(f"no ordinary user can come to {REPOSITORY}: clone it elsewhere to run this test")
     drop = [
         "setpriv",
         f"--reuid={_USER}",

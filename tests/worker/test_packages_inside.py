@@ -98,7 +98,10 @@ async def test_nothing_of_the_worker_is_in_reach(scratch: Path, monkeypatch: pyt
         for path, answer in found["reads"].items()
         if answer not in ("FileNotFoundError", "PermissionError")
     }
-    assert beside == {}
+    # of the directories above the runtime, which is needed inside, nothing but the way to it is there
+    prefix = Path(sys.prefix)
+    ways = {p: [prefix.relative_to(p).parts[0]] for p in ("/root", "/home", "/run", "/var") if prefix.is_relative_to(p)}
+    assert beside == ways
     assert "written" not in found["writes"].values()
     assert all(path.read_text() == "canary" for path in secrets)
     assert int(found["capabilities"], 16) == 0
