@@ -312,7 +312,9 @@ def _try(sandbox: Sandbox) -> str:
             command = [*bwrap, "--", *command]
         env = environment(sandbox.inside or str(workspace), 1)
         # in a sandbox the user changes inside it, without one the launcher does that
-        user: dict[str, Any] = {} if bwrap is not None or uid is None else {"user": uid, "group": uid, "extra_groups": []}
+        user: dict[str, Any] = {}
+        if bwrap is None and uid is not None:
+            user = {"user": uid, "group": uid, "extra_groups": []}
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, timeout=60, check=False, env=env, cwd="/", **user
