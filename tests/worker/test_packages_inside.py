@@ -14,6 +14,7 @@ from kwdbml.engines import sandbox
 from kwdbml.worker import indexes
 from kwdbml.worker.indexes import Client
 from kwdbml.worker.installer import Installer, Limits
+from tests.fixtures.local import open_to_others
 
 LOOK = """
 import json, os, sys
