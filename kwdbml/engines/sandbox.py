@@ -311,14 +311,8 @@ def _try(sandbox: Sandbox) -> str:
         if bwrap is not None:
             command = [*bwrap, "--", *command]
         env = environment(sandbox.inside or str(workspace), 1)
-        # in a sandbox the user changes inside it, without one the launcher does that
-        user: dict[str, Any] = {}
-        if bwrap is None and uid is not None:
-            user = {"user": uid, "group": uid, "extra_groups": []}
         try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=60, check=False, env=env, cwd="/", **user
-            )
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=env, cwd="/")
         except (OSError, subprocess.TimeoutExpired) as error:
             return str(error)
     return "" if done.returncode == 0 else done.stderr.strip() or f"exit code {done.returncode}"
