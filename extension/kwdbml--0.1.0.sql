@@ -701,7 +701,7 @@ END
 $$;
 COMMENT ON FUNCTION kwdbml._carried(oid) IS 'how a column of the data set travels to the result table unchanged';
 
--- Contract: the columns of a result table [{name, type}]: those of the data set with their own types, then one per
+-- Contract: the columns of a result table [{name, type, oid, typmod}], where oid and typmod decide and type is for people: those of the data set with their own types, then one per
 -- target, named as the target, or prediction, or prediction_<target>, whichever is free first.
 CREATE FUNCTION kwdbml._result_columns(data_columns jsonb, target jsonb) RETURNS jsonb LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp AS $$
@@ -710,12 +710,15 @@ DECLARE
     names text[] := '{}';
     c jsonb;
     wanted text;
+    made text;
     n integer;
 BEGIN
     FOR c IN SELECT * FROM jsonb_array_elements(data_columns) LOOP
         names := names || (c ->> 'name');
         answer := answer || jsonb_build_array(jsonb_build_object(
             'name', c ->> 'name',
+            'oid', kwdbml._base_type((c ->> 'oid')::oid)::bigint,
+            'typmod', kwdbml._typmod((c ->> 'oid')::oid, (c ->> 'typmod')::int),
             'type', format_type(kwdbml._base_type((c ->> 'oid')::oid), kwdbml._typmod((c ->> 'oid')::oid, (c ->> 'typmod')::int))));
     END LOOP;
     FOR c IN SELECT * FROM jsonb_array_elements(target) LOOP
@@ -732,8 +735,9 @@ BEGIN
             wanted := left('prediction_' || (c ->> 'name'), 58) || '_' || n;
         END LOOP;
         names := names || wanted;
-        answer := answer || jsonb_build_array(jsonb_build_object('name', wanted, 'type', CASE c ->> 'type'
-            WHEN 'FLOAT' THEN 'double precision' WHEN 'INT' THEN 'bigint' WHEN 'BOOL' THEN 'boolean' ELSE 'text' END));
+        made := CASE c ->> 'type' WHEN 'FLOAT' THEN 'double precision' WHEN 'INT' THEN 'bigint' WHEN 'BOOL' THEN 'boolean' ELSE 'text' END;
+        answer := answer || jsonb_build_array(jsonb_build_object(
+            'name', wanted, 'type', made, 'oid', made::regtype::oid::bigint, 'typmod', -1));
     END LOOP;
     RETURN answer;
 END
@@ -864,7 +868,8 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION kwdbml._runs_code_on_insert(oid) IS 'why an INSERT into a table would run somebody''s code; NULL when it would not';
 
--- Contract: the first difference between a table's columns and the wanted ones (by name, any order), or NULL.
+-- Contract: the first difference between a table's columns and the wanted ones (by name, any order), or NULL. Types are
+-- compared by OID: a type's name can be given to another one at any moment.
 CREATE FUNCTION kwdbml._shape_difference(rel oid, columns jsonb) RETURNS text LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
@@ -872,10 +877,10 @@ BEGIN ATOMIC
         WHEN have.name IS NULL THEN format('it lacks column %I %s', want.name, want.type)
         WHEN want.name IS NULL THEN format('it has a further column %I', have.name)
         ELSE format('column %I is %s, not %s', have.name, have.type, want.type) END
-    FROM (SELECT a.attname::text AS name, format_type(a.atttypid, a.atttypmod) AS type
+    FROM (SELECT a.attname::text AS name, a.atttypid AS oid, a.atttypmod AS typmod, format_type(a.atttypid, a.atttypmod) AS type
           FROM pg_attribute a WHERE a.attrelid = rel AND a.attnum > 0 AND NOT a.attisdropped) have
-    FULL JOIN jsonb_to_recordset(columns) AS want(name text, type text) ON want.name = have.name
-    WHERE have.type IS DISTINCT FROM want.type
+    FULL JOIN jsonb_to_recordset(columns) AS want(name text, type text, oid oid, typmod integer) ON want.name = have.name
+    WHERE (have.oid, have.typmod) IS DISTINCT FROM (want.oid, want.typmod)
     ORDER BY 1 LIMIT 1;
 END;
 COMMENT ON FUNCTION kwdbml._shape_difference(oid, jsonb) IS 'how a table differs from the wanted columns';
@@ -1381,7 +1386,8 @@ DECLARE
     artefact uuid;
     chunk_size constant integer := 8388608;
 BEGIN
-    IF NOT EXISTS (SELECT FROM kwdbml.pipeline p WHERE p.id = pipeline AND kwdbml._written_here(p.xmin)) THEN
+    IF NOT EXISTS (SELECT FROM kwdbml.pipeline p WHERE p.id = pipeline AND p.algorithm IS NULL AND kwdbml._written_here(p.xmin))
+       OR bundle_kind NOT IN ('pipeline', 'transformer') THEN
         RAISE EXCEPTION 'bundles belong to the transaction that makes their pipeline' USING ERRCODE = '42501';
     END IF;
     IF octet_length(bundle) > (kwdbml._setting('bundle_limit'))::bigint THEN
@@ -1691,10 +1697,15 @@ COMMENT ON FUNCTION kwdbml.worker_release(uuid, uuid) IS 'for workers: lets anot
 CREATE FUNCTION kwdbml.worker_heartbeat(tokens uuid[], lease interval) RETURNS TABLE (token uuid, status text)
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-    UPDATE kwdbml.attempt a SET lease_until = clock_timestamp() + lease
-    FROM kwdbml.job j
-    WHERE a.token = ANY (tokens) AND a.ended IS NULL AND j.id = a.job_id
-    RETURNING a.token, j.status::text;
+    -- one that is locked is being landed or ended by whoever holds it: it must not keep the others from being renewed
+    WITH free AS (
+        SELECT a.job_id, a.number FROM kwdbml.attempt a
+        WHERE a.token = ANY (tokens) AND a.ended IS NULL FOR UPDATE SKIP LOCKED),
+    renewed AS (
+        UPDATE kwdbml.attempt a SET lease_until = clock_timestamp() + lease
+        FROM free f WHERE (a.job_id, a.number) = (f.job_id, f.number))
+    SELECT a.token, j.status::text FROM kwdbml.attempt a JOIN kwdbml.job j ON j.id = a.job_id
+    WHERE a.token = ANY (tokens) AND a.ended IS NULL;
 END;
 COMMENT ON FUNCTION kwdbml.worker_heartbeat(uuid[], interval) IS 'for workers: keeps what they hold';
 
@@ -1812,7 +1823,8 @@ BEGIN
     END IF;
     INSERT INTO kwdbml.model_version (model_id, version, active, creator, framework, runtime, algorithm, hyperparameters, last_metrics,
         pipeline_name, pipeline_hash, job_id, data_query, data_hash, rows_read, libraries, duration)
-    VALUES (m.id, m.next_version, goes_live, j.creator, p.framework, p.runtime, p.algorithm, coalesce(spec -> 'hyperparameters', '{}'),
+    VALUES (m.id, m.next_version, goes_live, j.creator, p.framework, p.runtime,
+        CASE WHEN NOT (spec ->> 'user_code')::boolean THEN p.algorithm END, coalesce(spec -> 'hyperparameters', '{}'),
         outcome -> 'metrics', j.pipeline_name, p.content_hash, j.id, j.data_query, outcome ->> 'data_hash',
         (outcome ->> 'rows_read')::bigint, outcome -> 'libraries', clock_timestamp() - began)
     RETURNING id INTO version_id;
@@ -1831,7 +1843,9 @@ BEGIN
     IF NOT coalesce((j.settings ->> 'new_version_if_exists')::boolean, false) OR NOT kwdbml._model_right(m.id, 'SELECT', j.creator)
        AND NOT kwdbml._model_right(m.id, 'CREATE', j.creator) THEN
         RAISE EXCEPTION 'model % already exists', j.model_name
-            USING ERRCODE = '42710', HINT = 'Pass new_version_if_exists => true, or choose another name.';
+            USING ERRCODE = '42710', HINT = CASE WHEN coalesce((j.settings ->> 'new_version_if_exists')::boolean, false)
+                THEN 'It belongs to another role and is not yours to extend: choose another name.'
+                ELSE 'Pass new_version_if_exists => true, or choose another name.' END;
     END IF;
     IF NOT kwdbml._model_right(m.id, 'CREATE', j.creator) OR goes_live AND NOT kwdbml._model_right(m.id, 'UPDATE', j.creator) THEN
         RAISE EXCEPTION 'permission denied for model %', j.model_name
@@ -1874,6 +1888,9 @@ BEGIN
     EXECUTE format('CREATE %s TABLE kwdbml.%I (%s)', CASE WHEN exists_already THEN 'UNLOGGED' ELSE '' END, table_name,
                    (SELECT string_agg(format('%I %s', c ->> 'name', c ->> 'type'), ', ' ORDER BY n)
                     FROM jsonb_array_elements(columns) WITH ORDINALITY AS x(c, n)));
+    -- The text above names types, and a name can have gone to another type since: what was made must be what was meant,
+    -- or the worker's COPY would run a domain's CHECK.
+    PERFORM kwdbml._check_made(to_regclass(format('kwdbml.%I', table_name)), columns);
     EXECUTE format('GRANT INSERT ON kwdbml.%I TO %I', table_name, session_user);
 END
 $$;
@@ -1883,41 +1900,79 @@ CREATE FUNCTION kwdbml._result_name(held uuid) RETURNS text LANGUAGE sql IMMUTAB
 RETURN '_result_' || pg_catalog.replace(held::text, '-', '');
 COMMENT ON FUNCTION kwdbml._result_name(uuid) IS 'the name of the table that takes a job''s rows until it lands';
 
+-- Contract: 55P03, which is tried again, unless a table that we have made has these columns, by the OIDs of their types.
+CREATE FUNCTION kwdbml._check_made(made oid, columns jsonb) RETURNS void LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF made IS NULL OR kwdbml._shape_difference(made, columns) IS NOT NULL OR kwdbml._runs_code_on_insert(made) IS NOT NULL THEN
+        RAISE EXCEPTION 'a type of the result changed its name meanwhile' USING ERRCODE = '55P03', HINT = 'Try again.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION kwdbml._check_made(oid, jsonb) IS 'whether a table that we have made is the one that was meant';
+
+-- Contract: the schema's OID, its name held until the transaction ends: otherwise another schema could take it, with a
+-- table of the same name that runs code, after the check; no lock on a table forbids that. By OID, because a wait for
+-- somebody's rename ends with a row that a search by name would silently not lock.
+CREATE FUNCTION kwdbml._hold_schema(wanted text) RETURNS oid LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    home oid := to_regnamespace(quote_ident(wanted));
+    found_name text;
+BEGIN
+    IF home IS NOT NULL THEN
+        SELECT n.nspname INTO found_name FROM pg_namespace n WHERE n.oid = home FOR KEY SHARE;
+        IF found_name IS DISTINCT FROM wanted THEN
+            RAISE EXCEPTION 'schema "%" changed its name meanwhile', wanted USING ERRCODE = '55P03', HINT = 'Try again.';
+        END IF;
+    END IF;
+    RETURN home;
+END
+$$;
+COMMENT ON FUNCTION kwdbml._hold_schema(text) IS 'keeps a schema under its name until the transaction ends';
+REVOKE ALL ON FUNCTION kwdbml._hold_schema(text) FROM PUBLIC;
+
 -- Contract: the rows go where they belong: the table moves to its schema and its owner when there is none of its name,
 -- else they are inserted into the one there is, locked against everything that could make the INSERT run somebody's code.
+-- After the check, tables are meant by OID: a name is only what somebody calls it now.
 CREATE FUNCTION kwdbml._result_close(j kwdbml.job, held uuid, target jsonb) RETURNS void LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    ours text := kwdbml._result_name(held);
+    ours oid := to_regclass(format('kwdbml.%I', kwdbml._result_name(held)));
     home text := j.settings ->> 'result_schema';
     object text := j.settings ->> 'result_name';
     action text := j.settings ->> 'action_if_exists';
     columns jsonb := kwdbml._result_columns(j.data_columns, target);
+    theirs oid;
     names text;
 BEGIN
-    -- From here on the schema keeps its name: otherwise another one could take it, with a table of the same name that runs
-    -- code, after the check; no lock on a table forbids that.
-    PERFORM FROM pg_namespace n WHERE n.nspname = home FOR KEY SHARE;
-    IF kwdbml._check_result_table(home, object, columns, action, j.creator) IS NULL THEN
-        IF (SELECT c.relpersistence FROM pg_class c WHERE c.oid = to_regclass(format('kwdbml.%I', ours))) <> 'p' THEN
-            EXECUTE format('ALTER TABLE kwdbml.%I SET LOGGED', ours);  -- the table there was has vanished meanwhile
+    PERFORM kwdbml._check_made(ours, columns);
+    PERFORM kwdbml._hold_schema(home);
+    theirs := kwdbml._check_result_table(home, object, columns, action, j.creator);
+    IF theirs IS NULL THEN
+        IF (SELECT c.relpersistence FROM pg_class c WHERE c.oid = ours) <> 'p' THEN
+            EXECUTE format('ALTER TABLE %s SET LOGGED', ours::regclass);  -- the table there was has vanished meanwhile
         END IF;
-        EXECUTE format('REVOKE INSERT ON kwdbml.%I FROM %I', ours, session_user);
-        EXECUTE format('ALTER TABLE kwdbml.%I SET SCHEMA %I', ours, home);
-        EXECUTE format('ALTER TABLE %I.%I RENAME TO %I', home, ours, object);
-        EXECUTE format('ALTER TABLE %I.%I OWNER TO %I', home, object, j.creator);
+        EXECUTE format('REVOKE INSERT ON %s FROM %I', ours::regclass, session_user);
+        EXECUTE format('ALTER TABLE %s SET SCHEMA %I', ours::regclass, home);
+        EXECUTE format('ALTER TABLE %s RENAME TO %I', ours::regclass, object);
+        EXECUTE format('ALTER TABLE %s OWNER TO %I', ours::regclass, j.creator);
         RETURN;
     END IF;
-    EXECUTE format('LOCK TABLE %I.%I IN SHARE ROW EXCLUSIVE MODE', home, object);
-    -- now that nobody can change it: is it still what was checked?
-    PERFORM kwdbml._check_result_table(home, object, columns, action, j.creator);
+    EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', theirs::regclass);
+    -- now that nobody can change it: is it still what was checked, and is it what we have locked?
+    IF kwdbml._check_result_table(home, object, columns, action, j.creator) IS DISTINCT FROM theirs OR NOT EXISTS (
+        SELECT FROM pg_locks l WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND l.relation = theirs
+           AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+           AND l.mode = 'ShareRowExclusiveLock' AND l.granted) THEN
+        RAISE EXCEPTION 'result table %.% changed its name meanwhile', home, object USING ERRCODE = '55P03', HINT = 'Try again.';
+    END IF;
     IF action = 'replace' THEN
-        EXECUTE format('DELETE FROM ONLY %I.%I', home, object);
+        EXECUTE format('DELETE FROM ONLY %s', theirs::regclass);
     END IF;
     SELECT string_agg(format('%I', c ->> 'name'), ', ' ORDER BY n) INTO names
     FROM jsonb_array_elements(columns) WITH ORDINALITY AS x(c, n);
-    EXECUTE format('INSERT INTO %I.%I (%s) SELECT %s FROM kwdbml.%I', home, object, names, names, ours);
-    EXECUTE format('DROP TABLE kwdbml.%I', ours);
+    EXECUTE format('INSERT INTO %s (%s) SELECT %s FROM %s', theirs::regclass, names, names, ours::regclass);
+    EXECUTE format('DROP TABLE %s', ours::regclass);
 END
 $$;
 COMMENT ON FUNCTION kwdbml._result_close(kwdbml.job, uuid, jsonb) IS 'puts a job''s rows where they belong';
@@ -1965,7 +2020,10 @@ BEGIN
     END IF;
     SELECT e.env INTO answer FROM kwdbml.job_env e WHERE e.job_id = job;
     RETURN jsonb_build_object(
-        'user_code', p.algorithm IS NULL AND p.id IS NOT NULL OR v.algorithm IS NULL AND v.id IS NOT NULL,
+        -- what was uploaded decides, not what a row says of itself
+        'user_code', p.id IS NOT NULL AND (p.algorithm IS NULL OR EXISTS (SELECT FROM kwdbml.artefact f WHERE f.pipeline_id = p.id))
+            OR v.id IS NOT NULL AND (v.algorithm IS NULL OR EXISTS (
+                SELECT FROM kwdbml.artefact f WHERE f.model_version_id = v.id AND f.kind <> 'model')),
         'type', j.type, 'settings', j.settings, 'retries', j.retries, 'env', coalesce(answer, '{}'),
         'ttl', coalesce(j.settings -> 'ttl', kwdbml._setting('default_ttl')),
         'model_limit', kwdbml._setting('model_limit'),

@@ -124,6 +124,7 @@ class Reader:
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self._cursor: Any = None
+        self.backend: int | None = None  # the server's process that reads, once it is known
         self._canceled = False
 
     def cancel(self) -> None:
@@ -140,7 +141,7 @@ class Reader:
                     self._cursor = cursor
                     cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(BATCH_BYTES)})
                     cursor.execute(QUERIES["stage"], parameters=(job, token))
-                    statement, path, columns = cursor.fetchone()
+                    statement, path, columns, self.backend = cursor.fetchone()
                     cursor.execute(QUERIES["set_path"], parameters=(path,))
                     cursor.fetchone()
                     if self._canceled:

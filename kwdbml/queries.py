@@ -19,8 +19,12 @@ def _load() -> dict[str, str]:
 QUERIES = _load()
 
 
-def attentive(dsn: str) -> str:
+def attentive(dsn: str, *, impatient: bool = False) -> str:
     """The DSN, with a server that notices within seconds when this worker is gone: a query that waits for a lock would
-    otherwise hold its own locks for as long as it waits."""
+    otherwise hold its own locks for as long as it waits. ``impatient``: waits for no lock for long, since anybody may
+    lock the rows of his own jobs; not for reading a user's data, who may have good reasons to wait."""
     given = conninfo_to_dict(dsn).get("options") or ""
-    return make_conninfo(dsn, options=f"{given} -c client_connection_check_interval=2s".strip())
+    return make_conninfo(
+        dsn,
+        options=f"{given} -c client_connection_check_interval=2s{' -c lock_timeout=5s' if impatient else ''}".strip(),
+    )

@@ -43,6 +43,9 @@ SELECT engine, run_name, handle FROM kwdbml.worker_cleanup(%(engines)s, %(host)s
 -- name: cleaned
 SELECT kwdbml.worker_cleaned(%(run)s)
 
+-- name: terminate
+SELECT pg_catalog.pg_terminate_backend(%(pid)s)
+
 -- name: sweep
 SELECT kwdbml.worker_sweep()
 
@@ -56,7 +59,7 @@ FROM pg_catalog.pg_roles r WHERE r.rolname = current_user
 LISTEN kwdbml_wake
 
 -- name: stage
-SELECT statement, path, columns::text FROM kwdbml.worker_stage($1::pg_catalog.uuid, $2::pg_catalog.uuid)
+SELECT statement, path, columns::text, pg_catalog.pg_backend_pid() FROM kwdbml.worker_stage($1::pg_catalog.uuid, $2::pg_catalog.uuid)
 
 -- name: rehearse
 SELECT kwdbml.worker_rehearse()

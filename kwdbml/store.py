@@ -21,7 +21,7 @@ from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
 from kwdbml import copybinary
-from kwdbml.queries import QUERIES
+from kwdbml.queries import QUERIES, attentive
 
 #: What a transaction may be retried for: serialization failure, deadlock, lock timeout.
 RETRYABLE = ("40001", "40P01", "55P03")
@@ -74,7 +74,12 @@ class Store:
             "keepalives_idle": 30,
         }
         self._pool = AsyncConnectionPool(
-            self.dsn, kwargs=options, min_size=1, max_size=self.max_size, open=False, timeout=10
+            attentive(self.dsn, impatient=True),
+            kwargs=options,
+            min_size=1,
+            max_size=self.max_size,
+            open=False,
+            timeout=10,
         )
 
     async def open(self) -> None:
@@ -150,6 +155,10 @@ class Store:
     async def cleanup(self, engines: Sequence[str], host: str, bound: Sequence[str]) -> list[dict[str, Any]]:
         """Runs to stop and delete; those of ``bound`` engines only when they were launched on this host."""
         return await self._rows("cleanup", engines=list(engines), host=host, bound=list(bound))
+
+    async def terminate(self, pid: int) -> None:
+        """End a backend of our own that does not end when it is asked."""
+        await self._rows("terminate", pid=pid)
 
     async def cleaned(self, run_name: str) -> None:
         await self._rows("cleaned", run=run_name)

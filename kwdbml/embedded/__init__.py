@@ -90,7 +90,8 @@ def _fill(where: Place, password: str, port: int, say: Say) -> None:
     created = database.create_extension(password, port)
     script = extension.files() / f"kwdbml--{__version__}.sql"
     if database.script_changed(where.script_hash, script, created=created):
-        say(f"the SQL of kwdbml {__version__} is newer than this database: remove {where.base} to start anew")
+        say(f"this database goes on with the SQL of kwdbml {__version__} that it was made with, not this checkout's.")
+        say(f"For the new one dump what you need (pg_dump), remove {where.base}, and run kwdbml up again.")
 
 
 def up(

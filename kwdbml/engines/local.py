@@ -197,7 +197,7 @@ class LocalEngine:
         cpus = self._choose_cpus(threads)
         inside = self._inside[boxed] or str(workspace.path)
         step = {"workspace": inside, "threads": threads, "env": dict(run.env)}
-        memory = run.resources.memory or self._memory
+        memory = min(run.resources.memory or self._memory, _machine_memory() * 8 // 10)
         limits = {"memory": memory, "ttl": run.ttl, "cpus": cpus, "disk": self._disk}
         return {"run": run.name, "step": step, "limits": limits}, cpus
 

@@ -145,8 +145,9 @@ class Sandbox:
             if f"/etc/{name}" not in readable:
                 mounts.append(("--ro-bind", str(workspace / "ctl" / "etc" / name), f"/etc/{name}"))
         mounts += [("--ro-bind", str(workspace / "in"), f"{JOB}/in"), ("--bind", str(out), f"{JOB}/out")]
-        # What is readable may lie below /tmp, and a program of ours knows TMPDIR.
-        return mounts if online is not None else [*mounts, ("--bind", str(out / "tmp"), "/tmp")]
+        # What is readable may lie below /tmp, and would be hidden; TMPDIR is elsewhere anyway.
+        hides = online is not None or any(path.startswith("/tmp/") for path in self.runtime)
+        return mounts if hides else [*mounts, ("--bind", str(out / "tmp"), "/tmp")]
 
 
 def environment(inside: str, threads: int) -> dict[str, str]:

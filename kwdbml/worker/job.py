@@ -30,6 +30,7 @@ _FOLLOW = 0.5  # seconds between looks at a run's log
 _AT_A_LOOK, _EVERYTHING = 4, 1_000_000  # chunks of a log, of at most a MiB
 _LANDING_TRIES = 6
 _STAGING_TRIES = 3
+_CANCEL_WITHIN = 5.0  # seconds in which a query must heed its cancellation
 
 
 class Fenced(Exception):
@@ -151,7 +152,10 @@ class Attempt:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 reader.cancel()
-                await asyncio.wait({work})
+                await asyncio.wait({work}, timeout=_CANCEL_WITHIN)
+            if not work.done() and reader.backend is not None:  # the query swallows what cancels it
+                await self._store.terminate(reader.backend)
+            await asyncio.wait({work})
             self._check()
             return work.result()
         finally:

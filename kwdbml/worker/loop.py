@@ -45,8 +45,8 @@ class Worker:
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        dsn = attentive(self.settings.dsn.get_secret_value())
-        self._connections = Connections(dsn)
+        dsn = self.settings.dsn.get_secret_value()
+        self._connections = Connections(attentive(dsn))
         self._store = Store(dsn, max_size=max(4, 2 * self.settings.concurrency))
         self._packages: Packages | None = None
         if self.settings.install_requirements:

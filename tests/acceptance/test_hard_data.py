@@ -86,7 +86,8 @@ def test_a_server_that_is_killed_while_a_job_runs(make_server: MakeServer, serve
         assert row is not None
         # the log is written by the worker: it follows the run
         before.execute(
-            "DO $$ BEGIN WHILE NOT EXISTS (SELECT FROM kwdbml.job_log WHERE line = 'here we go') LOOP"
+            "DO $$ BEGIN SET LOCAL statement_timeout = '60s';"
+            " WHILE NOT EXISTS (SELECT FROM kwdbml.job_log WHERE line = 'here we go') LOOP"
             " PERFORM pg_sleep(0.02); END LOOP; END $$"
         )
         server.kill()

@@ -102,7 +102,7 @@ END
 $$;
 COMMENT ON FUNCTION kwdbml._carried(oid) IS 'how a column of the data set travels to the result table unchanged';
 
--- Contract: the columns of a result table [{name, type}]: those of the data set with their own types, then one per
+-- Contract: the columns of a result table [{name, type, oid, typmod}], where oid and typmod decide and type is for people: those of the data set with their own types, then one per
 -- target, named as the target, or prediction, or prediction_<target>, whichever is free first.
 CREATE FUNCTION kwdbml._result_columns(data_columns jsonb, target jsonb) RETURNS jsonb LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp AS $$
@@ -111,12 +111,15 @@ DECLARE
     names text[] := '{}';
     c jsonb;
     wanted text;
+    made text;
     n integer;
 BEGIN
     FOR c IN SELECT * FROM jsonb_array_elements(data_columns) LOOP
         names := names || (c ->> 'name');
         answer := answer || jsonb_build_array(jsonb_build_object(
             'name', c ->> 'name',
+            'oid', kwdbml._base_type((c ->> 'oid')::oid)::bigint,
+            'typmod', kwdbml._typmod((c ->> 'oid')::oid, (c ->> 'typmod')::int),
             'type', format_type(kwdbml._base_type((c ->> 'oid')::oid), kwdbml._typmod((c ->> 'oid')::oid, (c ->> 'typmod')::int))));
     END LOOP;
     FOR c IN SELECT * FROM jsonb_array_elements(target) LOOP
@@ -133,8 +136,9 @@ BEGIN
             wanted := left('prediction_' || (c ->> 'name'), 58) || '_' || n;
         END LOOP;
         names := names || wanted;
-        answer := answer || jsonb_build_array(jsonb_build_object('name', wanted, 'type', CASE c ->> 'type'
-            WHEN 'FLOAT' THEN 'double precision' WHEN 'INT' THEN 'bigint' WHEN 'BOOL' THEN 'boolean' ELSE 'text' END));
+        made := CASE c ->> 'type' WHEN 'FLOAT' THEN 'double precision' WHEN 'INT' THEN 'bigint' WHEN 'BOOL' THEN 'boolean' ELSE 'text' END;
+        answer := answer || jsonb_build_array(jsonb_build_object(
+            'name', wanted, 'type', made, 'oid', made::regtype::oid::bigint, 'typmod', -1));
     END LOOP;
     RETURN answer;
 END

@@ -75,7 +75,8 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION kwdbml._runs_code_on_insert(oid) IS 'why an INSERT into a table would run somebody''s code; NULL when it would not';
 
--- Contract: the first difference between a table's columns and the wanted ones (by name, any order), or NULL.
+-- Contract: the first difference between a table's columns and the wanted ones (by name, any order), or NULL. Types are
+-- compared by OID: a type's name can be given to another one at any moment.
 CREATE FUNCTION kwdbml._shape_difference(rel oid, columns jsonb) RETURNS text LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
@@ -83,10 +84,10 @@ BEGIN ATOMIC
         WHEN have.name IS NULL THEN format('it lacks column %I %s', want.name, want.type)
         WHEN want.name IS NULL THEN format('it has a further column %I', have.name)
         ELSE format('column %I is %s, not %s', have.name, have.type, want.type) END
-    FROM (SELECT a.attname::text AS name, format_type(a.atttypid, a.atttypmod) AS type
+    FROM (SELECT a.attname::text AS name, a.atttypid AS oid, a.atttypmod AS typmod, format_type(a.atttypid, a.atttypmod) AS type
           FROM pg_attribute a WHERE a.attrelid = rel AND a.attnum > 0 AND NOT a.attisdropped) have
-    FULL JOIN jsonb_to_recordset(columns) AS want(name text, type text) ON want.name = have.name
-    WHERE have.type IS DISTINCT FROM want.type
+    FULL JOIN jsonb_to_recordset(columns) AS want(name text, type text, oid oid, typmod integer) ON want.name = have.name
+    WHERE (have.oid, have.typmod) IS DISTINCT FROM (want.oid, want.typmod)
     ORDER BY 1 LIMIT 1;
 END;
 COMMENT ON FUNCTION kwdbml._shape_difference(oid, jsonb) IS 'how a table differs from the wanted columns';

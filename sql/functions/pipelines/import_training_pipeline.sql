@@ -6,7 +6,8 @@ DECLARE
     artefact uuid;
     chunk_size constant integer := 8388608;
 BEGIN
-    IF NOT EXISTS (SELECT FROM kwdbml.pipeline p WHERE p.id = pipeline AND kwdbml._written_here(p.xmin)) THEN
+    IF NOT EXISTS (SELECT FROM kwdbml.pipeline p WHERE p.id = pipeline AND p.algorithm IS NULL AND kwdbml._written_here(p.xmin))
+       OR bundle_kind NOT IN ('pipeline', 'transformer') THEN
         RAISE EXCEPTION 'bundles belong to the transaction that makes their pipeline' USING ERRCODE = '42501';
     END IF;
     IF octet_length(bundle) > (kwdbml._setting('bundle_limit'))::bigint THEN

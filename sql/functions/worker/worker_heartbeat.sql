@@ -3,10 +3,15 @@
 CREATE FUNCTION kwdbml.worker_heartbeat(tokens uuid[], lease interval) RETURNS TABLE (token uuid, status text)
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-    UPDATE kwdbml.attempt a SET lease_until = clock_timestamp() + lease
-    FROM kwdbml.job j
-    WHERE a.token = ANY (tokens) AND a.ended IS NULL AND j.id = a.job_id
-    RETURNING a.token, j.status::text;
+    -- one that is locked is being landed or ended by whoever holds it: it must not keep the others from being renewed
+    WITH free AS (
+        SELECT a.job_id, a.number FROM kwdbml.attempt a
+        WHERE a.token = ANY (tokens) AND a.ended IS NULL FOR UPDATE SKIP LOCKED),
+    renewed AS (
+        UPDATE kwdbml.attempt a SET lease_until = clock_timestamp() + lease
+        FROM free f WHERE (a.job_id, a.number) = (f.job_id, f.number))
+    SELECT a.token, j.status::text FROM kwdbml.attempt a JOIN kwdbml.job j ON j.id = a.job_id
+    WHERE a.token = ANY (tokens) AND a.ended IS NULL;
 END;
 COMMENT ON FUNCTION kwdbml.worker_heartbeat(uuid[], interval) IS 'for workers: keeps what they hold';
 

@@ -74,7 +74,8 @@ BEGIN
     END IF;
     INSERT INTO kwdbml.model_version (model_id, version, active, creator, framework, runtime, algorithm, hyperparameters, last_metrics,
         pipeline_name, pipeline_hash, job_id, data_query, data_hash, rows_read, libraries, duration)
-    VALUES (m.id, m.next_version, goes_live, j.creator, p.framework, p.runtime, p.algorithm, coalesce(spec -> 'hyperparameters', '{}'),
+    VALUES (m.id, m.next_version, goes_live, j.creator, p.framework, p.runtime,
+        CASE WHEN NOT (spec ->> 'user_code')::boolean THEN p.algorithm END, coalesce(spec -> 'hyperparameters', '{}'),
         outcome -> 'metrics', j.pipeline_name, p.content_hash, j.id, j.data_query, outcome ->> 'data_hash',
         (outcome ->> 'rows_read')::bigint, outcome -> 'libraries', clock_timestamp() - began)
     RETURNING id INTO version_id;
@@ -93,7 +94,9 @@ BEGIN
     IF NOT coalesce((j.settings ->> 'new_version_if_exists')::boolean, false) OR NOT kwdbml._model_right(m.id, 'SELECT', j.creator)
        AND NOT kwdbml._model_right(m.id, 'CREATE', j.creator) THEN
         RAISE EXCEPTION 'model % already exists', j.model_name
-            USING ERRCODE = '42710', HINT = 'Pass new_version_if_exists => true, or choose another name.';
+            USING ERRCODE = '42710', HINT = CASE WHEN coalesce((j.settings ->> 'new_version_if_exists')::boolean, false)
+                THEN 'It belongs to another role and is not yours to extend: choose another name.'
+                ELSE 'Pass new_version_if_exists => true, or choose another name.' END;
     END IF;
     IF NOT kwdbml._model_right(m.id, 'CREATE', j.creator) OR goes_live AND NOT kwdbml._model_right(m.id, 'UPDATE', j.creator) THEN
         RAISE EXCEPTION 'permission denied for model %', j.model_name

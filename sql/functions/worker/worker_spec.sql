@@ -39,7 +39,10 @@ BEGIN
     END IF;
     SELECT e.env INTO answer FROM kwdbml.job_env e WHERE e.job_id = job;
     RETURN jsonb_build_object(
-        'user_code', p.algorithm IS NULL AND p.id IS NOT NULL OR v.algorithm IS NULL AND v.id IS NOT NULL,
+        -- what was uploaded decides, not what a row says of itself
+        'user_code', p.id IS NOT NULL AND (p.algorithm IS NULL OR EXISTS (SELECT FROM kwdbml.artefact f WHERE f.pipeline_id = p.id))
+            OR v.id IS NOT NULL AND (v.algorithm IS NULL OR EXISTS (
+                SELECT FROM kwdbml.artefact f WHERE f.model_version_id = v.id AND f.kind <> 'model')),
         'type', j.type, 'settings', j.settings, 'retries', j.retries, 'env', coalesce(answer, '{}'),
         'ttl', coalesce(j.settings -> 'ttl', kwdbml._setting('default_ttl')),
         'model_limit', kwdbml._setting('model_limit'),
