@@ -87,7 +87,7 @@ async def test_writing_outside(local: LocalEngine) -> None:
         local,
         attempts(
             ("write", "/job/out/twin"),
-            ("write", "/tmp/twin"),
+            ("write", "/job/out/tmp/twin"),
             ("write", "/usr/attacked"),
             ("write", "/etc/attacked"),
             ("write", "/attacked"),
@@ -254,7 +254,7 @@ async def test_it_has_no_rights_and_can_get_none(local: LocalEngine) -> None:
             ["status"],
             ["job_user"],
             ["descriptors"],
-            *attempts(("namespace",), ("root",), ("device", "/tmp/disk"), ("read", "/job/in/job.json")),
+            *attempts(("namespace",), ("root",), ("device", "/job/out/tmp/disk"), ("read", "/job/in/job.json")),
         ],
     )
     assert status["NoNewPrivs"] == "1"
