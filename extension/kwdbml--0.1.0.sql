@@ -87,9 +87,14 @@ FROM (VALUES
      pg_catalog.unnest(ARRAY['3.8', '3.9', '3.10', '3.11', '3.12', '3.13']) AS p(version);
 
 -- -------- sql/tables/04_pipeline.sql
+-- PostgreSQL keeps all names that begin with pg_ for itself.
+CREATE FUNCTION kwdbml._is_system_schema(schema text) RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN $1 IN ('kwdbml', 'information_schema') OR pg_catalog.left($1, 3) = 'pg_';
+COMMENT ON FUNCTION kwdbml._is_system_schema(text) IS 'whether a schema is no place for models and training pipelines';
+
 CREATE TABLE kwdbml.pipeline (
     id uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
-    schema text NOT NULL,
+    schema text NOT NULL CHECK (NOT kwdbml._is_system_schema(schema)),
     name text NOT NULL CHECK (pg_catalog.octet_length(name) BETWEEN 1 AND 63),
     description text NOT NULL DEFAULT '',
     creator name NOT NULL DEFAULT current_user,
@@ -126,7 +131,7 @@ COMMENT ON TABLE kwdbml.pipeline_privilege IS 'who else may see, delete or train
 -- -------- sql/tables/05_model.sql
 CREATE TABLE kwdbml.model (
     id uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
-    schema text NOT NULL,
+    schema text NOT NULL CHECK (NOT kwdbml._is_system_schema(schema)),
     name text NOT NULL CHECK (pg_catalog.octet_length(name) BETWEEN 1 AND 63),
     description text NOT NULL DEFAULT '',
     creator name NOT NULL DEFAULT current_user,
@@ -224,7 +229,7 @@ CREATE TABLE kwdbml.job (
     created timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     finished timestamptz,
     updated timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-    settings jsonb NOT NULL DEFAULT '{}',
+    settings jsonb NOT NULL DEFAULT '{}' CHECK (pg_catalog.jsonb_typeof(settings) = 'object'),
     result jsonb,
     error jsonb,
     -- what to read: one query; its columns [{name, type, typmod}] as the caller saw them; the relation, when it is one
@@ -240,8 +245,8 @@ CREATE TABLE kwdbml.job (
     engine text NOT NULL DEFAULT kwdbml._setting('default_engine') #>> '{}',
     queue text NOT NULL DEFAULT 'default',
     priority smallint NOT NULL DEFAULT 0 CHECK (priority BETWEEN -1 AND 1),
-    labels jsonb NOT NULL DEFAULT '{}',
-    annotations jsonb NOT NULL DEFAULT '{}',
+    labels jsonb NOT NULL DEFAULT '{}' CHECK (pg_catalog.jsonb_typeof(labels) = 'object'),
+    annotations jsonb NOT NULL DEFAULT '{}' CHECK (pg_catalog.jsonb_typeof(annotations) = 'object'),
     retries integer NOT NULL DEFAULT 0 CHECK (retries BETWEEN 0 AND 100),
     installation uuid NOT NULL DEFAULT kwdbml._installation(),
     rows_read bigint,
@@ -277,7 +282,7 @@ CREATE TABLE kwdbml.attempt (
     job_id uuid NOT NULL REFERENCES kwdbml.job ON DELETE CASCADE,
     number integer NOT NULL,
     token uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
-    worker text NOT NULL,
+    worker text NOT NULL,  -- '': its worker has given it back
     host text NOT NULL DEFAULT '',
     lease_until timestamptz NOT NULL,
     stagings integer NOT NULL DEFAULT 1,  -- how often somebody began to read the data
@@ -548,6 +553,7 @@ $$;
 COMMENT ON FUNCTION kwdbml._python(text, jsonb, bytea[]) IS 'the one PL/Python body behind all functions';
 
 -- Contract: the value, or the error with its SQLSTATE, detail and hint.
+-- Who calls it is LANGUAGE sql and inlined, where it can be: psql shows each PL/pgSQL function around as a line of CONTEXT.
 CREATE FUNCTION kwdbml._call(function text, arguments jsonb, bundles bytea[] DEFAULT NULL) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
     answer text[] := kwdbml._python(function, arguments, bundles);
@@ -773,9 +779,34 @@ END
 $$;
 COMMENT ON FUNCTION kwdbml._name(text, text) IS 'schema and object part of a model or pipeline name';
 
+-- Contract: whether a model has this name, also one that the caller does not see: a name in a schema is taken or not, and
+-- who wants to make something there learns it (docs/decisions/0008). SECURITY DEFINER functions cannot know their caller,
+-- so it is the session's role that needs USAGE on the schema: the one it has set, else the one it came as.
+CREATE FUNCTION kwdbml._model_taken(model_schema text, model_name text) RETURNS boolean LANGUAGE plpgsql STABLE
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    who name := coalesce(nullif(current_setting('role'), 'none'), session_user);
+BEGIN
+    RETURN EXISTS (SELECT FROM kwdbml.model m WHERE m.schema = model_schema AND m.name = model_name)
+       AND coalesce(has_schema_privilege(who, to_regnamespace(quote_ident(model_schema)), 'USAGE'), false);
+END
+$$;
+COMMENT ON FUNCTION kwdbml._model_taken(text, text) IS 'whether a model''s name is taken; false without USAGE on its schema';
+
 CREATE FUNCTION kwdbml._qualified(kind text, name text) RETURNS text LANGUAGE sql STABLE
 RETURN (SELECT n[1] || '.' || n[2] FROM kwdbml._name(kind, name) AS n);
 COMMENT ON FUNCTION kwdbml._qualified(text, text) IS 'a model or pipeline name as answers give it';
+
+-- Contract: a model's version where a driver says that it is text; 22023 when it is no number.
+CREATE FUNCTION kwdbml._version(model_version text) RETURNS bigint LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    RETURN model_version::bigint;
+EXCEPTION WHEN invalid_text_representation OR numeric_value_out_of_range THEN
+    RAISE EXCEPTION 'invalid model version "%"', pg_catalog.left(model_version, 200)
+        USING ERRCODE = '22023', HINT = 'Versions are 1, 2, 3 …; 0 is the newest.';
+END
+$$;
+COMMENT ON FUNCTION kwdbml._version(text) IS 'a model''s version given as text; 22023 when it is none';
 
 CREATE FUNCTION kwdbml._job_id(job_id text) RETURNS uuid LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
@@ -801,6 +832,10 @@ DECLARE
     problem text;
     home oid := to_regnamespace(quote_ident(table_schema));
 BEGIN
+    IF table_schema ~ '^pg_temp(_|$)' THEN
+        RAISE EXCEPTION 'result table % would be a temporary table, which only its session sees', shown
+            USING ERRCODE = '22023', HINT = 'A worker writes the rows later: name a table in an ordinary schema, such as public.t.';
+    END IF;
     IF home IS NULL THEN
         RAISE EXCEPTION 'schema "%" does not exist', table_schema USING ERRCODE = '3F000', HINT = 'Create it, or name another one.';
     END IF;
@@ -839,6 +874,25 @@ END
 $$;
 COMMENT ON FUNCTION kwdbml._check_result_table(text, text, jsonb, text, name) IS
     'whether a role may have its predictions written there without any code of a user running';
+
+-- Contract: (schema, name) of a result table as a job's row names it, both quoted where needed; 22023 for anything else.
+CREATE FUNCTION kwdbml._result_place(result_table text) RETURNS text[] LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    parts text[];
+BEGIN
+    BEGIN
+        parts := parse_ident(result_table);
+    EXCEPTION WHEN invalid_parameter_value THEN
+        NULL;  -- it would name the value, but no cure
+    END;
+    IF array_length(parts, 1) = 2 THEN
+        RETURN parts;
+    END IF;
+    RAISE EXCEPTION 'invalid result table "%"', coalesce(result_table, 'NULL') USING ERRCODE = '22023', HINT = 'Use kwdbml.batch_predict.';
+END
+$$;
+COMMENT ON FUNCTION kwdbml._result_place(text) IS 'schema and name of the result table of a job';
 
 -- Contract: why a plain INSERT into the table would run code that somebody wrote, or be more than an INSERT; NULL: it would not.
 CREATE FUNCTION kwdbml._runs_code_on_insert(rel oid) RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -886,26 +940,21 @@ END;
 COMMENT ON FUNCTION kwdbml._shape_difference(oid, jsonb) IS 'how a table differs from the wanted columns';
 
 -- -------- sql/functions/jobs/batch_predict.sql
+-- requires: _load names
 -- Contract: the new job's id. Needs PREDICT on the model, SELECT on the data (and on a named pipeline), and the right to
 -- create or write the result table. All rows land in the transaction that makes the job SUCCEEDED, or none do.
 CREATE FUNCTION kwdbml.batch_predict(
     pipeline_name text, model_name text, model_version bigint, batch_data text, result_table text,
     action_if_exists text, settings jsonb DEFAULT '{}')
-RETURNS text LANGUAGE plpgsql AS $$
-BEGIN
-    RETURN kwdbml._call('batch_predict', pg_catalog.jsonb_build_array(pipeline_name, model_name, model_version, batch_data, result_table, action_if_exists, settings)) #>> '{}';
-END
-$$;
+RETURNS text LANGUAGE sql
+RETURN kwdbml._call('batch_predict', pg_catalog.jsonb_build_array(pipeline_name, model_name, model_version, batch_data, result_table, action_if_exists, settings)) #>> '{}';
 COMMENT ON FUNCTION kwdbml.batch_predict(text, text, bigint, text, text, text, jsonb) IS
     'submits a BATCH_PREDICT job: the data and a prediction column go to result_table; action_if_exists: replace, append or error';
 CREATE FUNCTION kwdbml.batch_predict(
     pipeline_name text, model_name text, model_version bigint, batch_data text, result_table text,
     action_if_exists text, settings text)
-RETURNS text LANGUAGE plpgsql AS $$
-BEGIN
-    RETURN kwdbml._call('batch_predict', pg_catalog.jsonb_build_array(pipeline_name, model_name, model_version, batch_data, result_table, action_if_exists, settings)) #>> '{}';
-END
-$$;
+RETURNS text LANGUAGE sql
+RETURN kwdbml._call('batch_predict', pg_catalog.jsonb_build_array(pipeline_name, model_name, model_version, batch_data, result_table, action_if_exists, settings)) #>> '{}';
 COMMENT ON FUNCTION kwdbml.batch_predict(text, text, bigint, text, text, text, text) IS 'batch_predict with settings as text';
 CREATE FUNCTION kwdbml.batch_predict(
     model_name text, model_version bigint, batch_data text, result_table text, action_if_exists text,
@@ -927,9 +976,9 @@ COMMENT ON FUNCTION kwdbml.batch_predict(text, bigint, text, text, text, text) I
 CREATE FUNCTION kwdbml.batch_predict(text, text, text, text, text, text) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
     IF $2 IS NULL OR $2 ~ '^\s*\d+\s*$' THEN
-        RETURN kwdbml.batch_predict(''::text, $1, $2::bigint, $3, $4, $5, $6);
+        RETURN kwdbml.batch_predict(''::text, $1, kwdbml._version($2), $3, $4, $5, $6);
     END IF;
-    RETURN kwdbml.batch_predict($1, $2, $3::bigint, $4, $5, $6, '{}'::jsonb);
+    RETURN kwdbml.batch_predict($1, $2, kwdbml._version($3), $4, $5, $6, '{}'::jsonb);
 END
 $$;
 COMMENT ON FUNCTION kwdbml.batch_predict(text, text, text, text, text, text) IS
@@ -937,12 +986,12 @@ COMMENT ON FUNCTION kwdbml.batch_predict(text, text, text, text, text, text) IS
 -- The version as text, where a driver says that it is text.
 CREATE FUNCTION kwdbml.batch_predict(text, text, text, text, text, text, text) RETURNS text LANGUAGE sql
 BEGIN ATOMIC
-    SELECT kwdbml.batch_predict($1, $2, $3::bigint, $4, $5, $6, $7);
+    SELECT kwdbml.batch_predict($1, $2, kwdbml._version($3), $4, $5, $6, $7);
 END;
 COMMENT ON FUNCTION kwdbml.batch_predict(text, text, text, text, text, text, text) IS 'batch_predict, the version as text';
 CREATE FUNCTION kwdbml.batch_predict(text, text, text, text, text) RETURNS text LANGUAGE sql
 BEGIN ATOMIC
-    SELECT kwdbml.batch_predict(''::text, $1, $2::bigint, $3, $4, $5, '{}'::jsonb);
+    SELECT kwdbml.batch_predict(''::text, $1, kwdbml._version($2), $3, $4, $5, '{}'::jsonb);
 END;
 COMMENT ON FUNCTION kwdbml.batch_predict(text, text, text, text, text) IS 'batch_predict without a pipeline, the version as text';
 
@@ -973,24 +1022,19 @@ END;
 COMMENT ON FUNCTION kwdbml.cancel_job(text) IS 'cancels a running job of yours (an admin: anybody''s): nothing of it can land any more';
 
 -- -------- sql/functions/jobs/evaluate_model.sql
+-- requires: _load
 -- Contract: the new job's id. Needs EVALUATE on the model, SELECT on a named pipeline and on the data.
 CREATE FUNCTION kwdbml.evaluate_model(
     pipeline_name text, model_name text, model_version bigint, evaluate_data text, objectives text,
     settings jsonb DEFAULT '{}')
-RETURNS text LANGUAGE plpgsql AS $$
-BEGIN
-    RETURN kwdbml._call('evaluate_model', pg_catalog.jsonb_build_array(pipeline_name, model_name, model_version, evaluate_data, objectives, settings)) #>> '{}';
-END
-$$;
+RETURNS text LANGUAGE sql
+RETURN kwdbml._call('evaluate_model', pg_catalog.jsonb_build_array(pipeline_name, model_name, model_version, evaluate_data, objectives, settings)) #>> '{}';
 COMMENT ON FUNCTION kwdbml.evaluate_model(text, text, bigint, text, text, jsonb) IS
     'submits an EVALUATE job: version NULL is the active one, 0 the newest; objectives are metric names separated by commas';
 CREATE FUNCTION kwdbml.evaluate_model(
     pipeline_name text, model_name text, model_version bigint, evaluate_data text, objectives text, settings text)
-RETURNS text LANGUAGE plpgsql AS $$
-BEGIN
-    RETURN kwdbml._call('evaluate_model', pg_catalog.jsonb_build_array(pipeline_name, model_name, model_version, evaluate_data, objectives, settings)) #>> '{}';
-END
-$$;
+RETURNS text LANGUAGE sql
+RETURN kwdbml._call('evaluate_model', pg_catalog.jsonb_build_array(pipeline_name, model_name, model_version, evaluate_data, objectives, settings)) #>> '{}';
 COMMENT ON FUNCTION kwdbml.evaluate_model(text, text, bigint, text, text, text) IS 'evaluate_model with settings as text';
 
 -- -------- sql/functions/jobs/job_logs.sql
@@ -1054,6 +1098,7 @@ $$;
 COMMENT ON FUNCTION kwdbml.remove_job(text) IS 'removes a job and all traces of it but the models it made; admins only';
 
 -- -------- sql/functions/jobs/show_jobs.sql
+-- requires: names
 CREATE TYPE kwdbml.job_row AS (
     id text, type text, status text, pipeline_name text, model_name text, model_version integer, creator text,
     created timestamptz, finished timestamptz, settings jsonb, result jsonb, error jsonb);
@@ -1061,6 +1106,17 @@ CREATE TYPE kwdbml.job_row AS (
 CREATE FUNCTION kwdbml._no_filter(wanted text[]) RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN wanted IS NULL OR '*' = ANY (wanted);
 COMMENT ON FUNCTION kwdbml._no_filter(text[]) IS 'whether a list of types or statuses filters nothing';
+
+-- Contract: the words of a list given as text, '{TRAIN, EVALUATE}'; 22023 when it is none.
+CREATE FUNCTION kwdbml._word_list(list text) RETURNS text[] LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    RETURN list::text[];
+EXCEPTION WHEN invalid_text_representation THEN
+    RAISE EXCEPTION 'invalid list "%"', pg_catalog.left(list, 200)
+        USING ERRCODE = '22023', HINT = 'A list is an array of text: ARRAY[''TRAIN'', ''EVALUATE''] or ''{TRAIN, EVALUATE}''.';
+END
+$$;
+COMMENT ON FUNCTION kwdbml._word_list(text) IS 'a list of job types or statuses given as text';
 
 -- Contract: the values in upper case; 22023 that lists the valid ones.
 CREATE FUNCTION kwdbml._valid_words(what text, wanted text[], valid text[]) RETURNS text[] LANGUAGE plpgsql STABLE
@@ -1095,12 +1151,31 @@ BEGIN
     PERFORM kwdbml._valid_words('status', statuses, pg_catalog.enum_range(NULL::kwdbml.job_status)::text[]);
     IF model_version < 0 THEN
         RAISE EXCEPTION 'invalid model version %', model_version
-            USING ERRCODE = '22023', HINT = 'Versions are 1, 2, 3 …; leave the version out for all.';
+            USING ERRCODE = '22023', HINT = 'Versions are 1, 2, 3 …; 0 is the newest; leave the version out for all.';
+    ELSIF model_version = 0 AND model_name IS NULL THEN
+        RAISE EXCEPTION 'model version 0 is the newest of a model, and no model is named'
+            USING ERRCODE = '22023', HINT = 'Name the model, or leave the version out.';
     END IF;
     RETURN model_name IS NULL OR kwdbml._qualified('model', model_name) IS NOT NULL;
 END
 $$;
 COMMENT ON FUNCTION kwdbml._check_job_filter(text, bigint, text[], text[]) IS 'checks the arguments of show_jobs';
+
+-- Contract: the number of the version that is meant: 0 is the newest of a model that the caller sees. STABLE and PL/pgSQL,
+-- which keeps its plan: asked once per call of show_jobs, and only when a version is given.
+CREATE FUNCTION kwdbml._wanted_version(model_name text, model_version bigint) RETURNS bigint LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    parts text[];
+BEGIN
+    IF model_version <> 0 OR model_name IS NULL OR model_name = '*' THEN
+        RETURN model_version;
+    END IF;
+    parts := kwdbml._name('model', model_name);
+    RETURN (SELECT pg_catalog.max(v.version) FROM kwdbml.model m JOIN kwdbml.model_version v ON v.model_id = m.id
+            WHERE m.schema = parts[1] AND m.name = parts[2]);
+END
+$$;
+COMMENT ON FUNCTION kwdbml._wanted_version(text, bigint) IS 'a version''s number, where 0 means the newest';
 
 -- Contract: the caller's jobs (an admin's: all) that pass the filters, newest first. Inlinable: LANGUAGE sql, STABLE,
 -- SECURITY INVOKER, no SET, so that LIMIT and WHERE of the outer query reach the indexes. A lone untyped list
@@ -1115,10 +1190,10 @@ BEGIN ATOMIC
     WHERE (($1 IS NULL OR $1 = '*') AND $2 IS NULL AND $3 IS NULL AND $4 IS NULL
            OR kwdbml._check_job_filter(
                 CASE WHEN $1 <> '*' AND pg_catalog.left($1, 1) <> '{' THEN $1 END, $2, $3,
-                CASE WHEN pg_catalog.left($1, 1) = '{' THEN $1::text[] ELSE $4 END))
+                CASE WHEN pg_catalog.left($1, 1) = '{' THEN kwdbml._word_list($1) ELSE $4 END))
       AND ($1 IS NULL OR $1 = '*' OR pg_catalog.left($1, 1) = '{'
            OR j.model_name = (SELECT kwdbml._qualified('model', $1)))
-      AND ($2 IS NULL OR j.model_version = $2)
+      AND ($2 IS NULL OR j.model_version = (SELECT kwdbml._wanted_version($1, $2)))
       AND (kwdbml._no_filter($3) OR j.type = ANY ((SELECT kwdbml._job_types($3))::kwdbml.job_type[]))
       AND (kwdbml._no_filter(CASE WHEN pg_catalog.left($1, 1) = '{' THEN $1::text[] ELSE $4 END)
            OR j.status = ANY ((SELECT kwdbml._job_statuses(
@@ -1143,9 +1218,9 @@ CREATE FUNCTION kwdbml.show_jobs(text, text, text[]) RETURNS SETOF kwdbml.job_ro
 BEGIN ATOMIC
     SELECT * FROM kwdbml.show_jobs(
         $1,
-        CASE WHEN $2 ~ '^\d+$' THEN $2::bigint END,
-        CASE WHEN $2 IS NULL OR $2 ~ '^\d+$' THEN $3 ELSE $2::text[] END,
-        CASE WHEN $2 IS NULL OR $2 ~ '^\d+$' THEN NULL ELSE $3 END);
+        CASE WHEN $2 ~ '^\s*-?\d+\s*$' THEN kwdbml._version($2) END,
+        CASE WHEN $2 IS NULL OR $2 ~ '^\s*-?\d+\s*$' THEN $3 ELSE kwdbml._word_list($2) END,
+        CASE WHEN $2 IS NULL OR $2 ~ '^\s*-?\d+\s*$' THEN NULL ELSE $3 END);
 END;
 COMMENT ON FUNCTION kwdbml.show_jobs(text, text, text[]) IS
     'show_jobs with untyped arguments: the second is a version when it is digits or NULL, else a list of job types';
@@ -1175,25 +1250,20 @@ END;
 COMMENT ON FUNCTION kwdbml.show_job(text) IS 'one of your jobs (an admin''s: any)';
 
 -- -------- sql/functions/jobs/train_model.sql
+-- requires: _load
 -- Contract: the new job's id. Needs TRAIN on the pipeline and SELECT on the data; both are checked again when it runs.
 CREATE FUNCTION kwdbml.train_model(
     pipeline_name text, model_name text, train_data text, new_version_if_exists boolean, immediately_deploy boolean,
     settings jsonb DEFAULT '{}')
-RETURNS text LANGUAGE plpgsql AS $$
-BEGIN
-    RETURN kwdbml._call('train_model', pg_catalog.jsonb_build_array(pipeline_name, model_name, train_data, new_version_if_exists, immediately_deploy, settings)) #>> '{}';
-END
-$$;
+RETURNS text LANGUAGE sql
+RETURN kwdbml._call('train_model', pg_catalog.jsonb_build_array(pipeline_name, model_name, train_data, new_version_if_exists, immediately_deploy, settings)) #>> '{}';
 COMMENT ON FUNCTION kwdbml.train_model(text, text, text, boolean, boolean, jsonb) IS
     'submits a TRAIN job: train_data is a relation or one SELECT; answers the job''s id; the job starts when you commit';
 CREATE FUNCTION kwdbml.train_model(
     pipeline_name text, model_name text, train_data text, new_version_if_exists boolean, immediately_deploy boolean,
     settings text)
-RETURNS text LANGUAGE plpgsql AS $$
-BEGIN
-    RETURN kwdbml._call('train_model', pg_catalog.jsonb_build_array(pipeline_name, model_name, train_data, new_version_if_exists, immediately_deploy, settings)) #>> '{}';
-END
-$$;
+RETURNS text LANGUAGE sql
+RETURN kwdbml._call('train_model', pg_catalog.jsonb_build_array(pipeline_name, model_name, train_data, new_version_if_exists, immediately_deploy, settings)) #>> '{}';
 COMMENT ON FUNCTION kwdbml.train_model(text, text, text, boolean, boolean, text) IS 'train_model with settings as text';
 
 -- -------- sql/functions/jobs/wait_for_job.sql
@@ -1316,6 +1386,10 @@ RETURNS SETOF kwdbml.model_version_row LANGUAGE plpgsql STABLE ROWS 10 AS $$
 DECLARE
     parts text[] := kwdbml._name('model', model_name);
 BEGIN
+    IF show_model.model_version < 0 THEN
+        RAISE EXCEPTION 'invalid model version %', show_model.model_version
+            USING ERRCODE = '22023', HINT = 'Versions are 1, 2, 3 …; 0 is the newest; leave the version out for all.';
+    END IF;
     RETURN QUERY
         SELECT m.schema, m.name, m.description, m.creator::text, v.created, m.last_updated, m.problem_type, m.features,
                m.target, v.framework, v.runtime, a.version, v.last_metrics, '{"status": "Ready"}'::jsonb, v.version
@@ -1328,7 +1402,12 @@ BEGIN
                   AND v.version = (SELECT pg_catalog.max(n.version) FROM kwdbml.model_version n WHERE n.model_id = m.id))
         ORDER BY v.version;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'no such model: %.%', parts[1], parts[2] || coalesce(' version ' || show_model.model_version, '')
+        IF EXISTS (SELECT FROM kwdbml.model m WHERE m.schema = parts[1] AND m.name = parts[2]
+                   AND kwdbml._model_right(m.id, 'SELECT', current_user)) THEN
+            RAISE EXCEPTION 'model %.% has no version %', parts[1], parts[2], show_model.model_version
+                USING ERRCODE = '42704', HINT = 'SELECT version FROM kwdbml.show_model(name) lists its versions; 0 is the newest.';
+        END IF;
+        RAISE EXCEPTION 'no such model: %.%', parts[1], parts[2]
             USING ERRCODE = '42704', HINT = 'SELECT * FROM kwdbml.show_models() lists those you may see.';
     END IF;
 END
@@ -1354,30 +1433,26 @@ END;
 COMMENT ON FUNCTION kwdbml.algorithms() IS 'the built-in algorithms for kwdbml.create_training_pipeline';
 
 -- -------- sql/functions/pipelines/create_training_pipeline.sql
+-- requires: _load
 -- Contract: the qualified name. A pipeline of built-in code; features, types and problem type are read off the data
 -- as the caller, who needs SELECT on it.
 CREATE FUNCTION kwdbml.create_training_pipeline(
     pipeline_name text, algorithm text, target text, train_data text, problem_type text DEFAULT NULL,
     features text[] DEFAULT NULL, hyperparameters jsonb DEFAULT '{}', description text DEFAULT '')
-RETURNS text LANGUAGE plpgsql AS $$
-BEGIN
-    RETURN kwdbml._call('create_training_pipeline', pg_catalog.jsonb_build_array(pipeline_name, algorithm, target, train_data, problem_type, features, hyperparameters, description)) #>> '{}';
-END
-$$;
+RETURNS text LANGUAGE sql
+RETURN kwdbml._call('create_training_pipeline', pg_catalog.jsonb_build_array(pipeline_name, algorithm, target, train_data, problem_type, features, hyperparameters, description)) #>> '{}';
 COMMENT ON FUNCTION kwdbml.create_training_pipeline(text, text, text, text, text, text[], jsonb, text) IS
     'makes a training pipeline from a built-in algorithm, without any upload; see kwdbml.algorithms()';
 CREATE FUNCTION kwdbml.create_training_pipeline(
     pipeline_name text, algorithm text, target text, train_data text, problem_type text,
     features text[], hyperparameters text, description text DEFAULT '')
-RETURNS text LANGUAGE plpgsql AS $$
-BEGIN
-    RETURN kwdbml._call('create_training_pipeline', pg_catalog.jsonb_build_array(pipeline_name, algorithm, target, train_data, problem_type, features, hyperparameters, description)) #>> '{}';
-END
-$$;
+RETURNS text LANGUAGE sql
+RETURN kwdbml._call('create_training_pipeline', pg_catalog.jsonb_build_array(pipeline_name, algorithm, target, train_data, problem_type, features, hyperparameters, description)) #>> '{}';
 COMMENT ON FUNCTION kwdbml.create_training_pipeline(text, text, text, text, text, text[], text, text) IS
     'create_training_pipeline with hyperparameters as text';
 
 -- -------- sql/functions/pipelines/import_training_pipeline.sql
+-- requires: _load
 -- Contract: stores a bundle for a pipeline that this very transaction has made; nobody else can see that row yet, and
 -- nobody can add to one that is committed. SECURITY DEFINER: callers have no right on artefacts.
 CREATE FUNCTION kwdbml._attach_bundle(pipeline uuid, bundle_kind text, bundle bytea) RETURNS void LANGUAGE plpgsql
@@ -1408,23 +1483,17 @@ COMMENT ON FUNCTION kwdbml._attach_bundle(uuid, text, bytea) IS 'stores the bund
 CREATE FUNCTION kwdbml.import_training_pipeline(
     pipeline_name text, description text, problem_type text, framework text, runtime text,
     input_schema jsonb, output_schema jsonb, pipeline_entity bytea, transformer_entity bytea)
-RETURNS text LANGUAGE plpgsql AS $$
-BEGIN
-    RETURN kwdbml._call('import_training_pipeline', pg_catalog.jsonb_build_array(pipeline_name, description, problem_type, framework, runtime, input_schema, output_schema),
+RETURNS text LANGUAGE sql
+RETURN kwdbml._call('import_training_pipeline', pg_catalog.jsonb_build_array(pipeline_name, description, problem_type, framework, runtime, input_schema, output_schema),
         ARRAY[pipeline_entity, transformer_entity]) #>> '{}';
-END
-$$;
 COMMENT ON FUNCTION kwdbml.import_training_pipeline(text, text, text, text, text, jsonb, jsonb, bytea, bytea) IS
     'makes a training pipeline from a ZIP of your own code (pipeline/train.py), see docs/bundles.md';
 CREATE FUNCTION kwdbml.import_training_pipeline(
     pipeline_name text, description text, problem_type text, framework text, runtime text,
     input_schema text, output_schema text, pipeline_entity bytea, transformer_entity bytea)
-RETURNS text LANGUAGE plpgsql AS $$
-BEGIN
-    RETURN kwdbml._call('import_training_pipeline', pg_catalog.jsonb_build_array(pipeline_name, description, problem_type, framework, runtime, input_schema, output_schema),
+RETURNS text LANGUAGE sql
+RETURN kwdbml._call('import_training_pipeline', pg_catalog.jsonb_build_array(pipeline_name, description, problem_type, framework, runtime, input_schema, output_schema),
         ARRAY[pipeline_entity, transformer_entity]) #>> '{}';
-END
-$$;
 COMMENT ON FUNCTION kwdbml.import_training_pipeline(text, text, text, text, text, text, text, bytea, bytea) IS
     'import_training_pipeline with the schemas as text, as JDBC''s setString sends them';
 
@@ -1552,8 +1621,8 @@ CREATE TYPE kwdbml.worker_job AS (
     job_id uuid, attempt integer, token uuid, run_name text, engine text, status text, takeover boolean, phase text, handle jsonb,
     host text);
 
--- Contract: at most one job: an attempt whose worker has let its lease run out (takeover), else the queued job of the
--- highest priority. The caller holds it by the token, for the time of the lease, which the heartbeat renews. host is
+-- Contract: at most one job: an attempt whose worker has let its lease run out or, on this host, has given it back
+-- (takeover), else the queued job of the highest priority. The caller holds it by the token, for the time of the lease, which the heartbeat renews. host is
 -- where the attempt may have been launched: the caller's own unless somebody else came so far. queues NULL: all.
 CREATE FUNCTION kwdbml.worker_claim(
     worker_name text, engines text[], lease interval, worker_host text DEFAULT '', queues text[] DEFAULT NULL)
@@ -1563,7 +1632,8 @@ DECLARE
     a kwdbml.attempt;
 BEGIN
     SELECT t.* INTO a FROM kwdbml.attempt t JOIN kwdbml.job b ON b.id = t.job_id
-    WHERE t.ended IS NULL AND t.lease_until < clock_timestamp() AND t.engine = ANY (engines)
+    WHERE t.ended IS NULL AND (t.lease_until < clock_timestamp() OR t.worker = '' AND t.host = worker_host)
+      AND t.engine = ANY (engines)
       AND b.installation = kwdbml._installation() AND (queues IS NULL OR b.queue = ANY (queues))
     ORDER BY t.lease_until LIMIT 1 FOR UPDATE OF t SKIP LOCKED;
     IF FOUND AND a.phase = 'staging' AND a.stagings >= 5 THEN
@@ -1679,12 +1749,15 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION kwdbml.worker_end(uuid, uuid) IS 'for workers: nothing runs for a canceled job any more';
 
--- Contract: gives an attempt back whose run was not launched: it costs no retry, and another worker takes it at once.
+-- Contract: gives an attempt back: it costs no retry, and the caller holds it no more. One whose run was not launched
+-- goes to whoever comes first; a launched one to a worker of its host, which finds the run, and to others after the
+-- lease, as if nobody had given it back.
 CREATE FUNCTION kwdbml.worker_release(job uuid, held uuid) RETURNS void LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE kwdbml.attempt a SET lease_until = '-infinity', token = gen_random_uuid(), phase = 'staging', progress = NULL,
-        stagings = greatest(a.stagings - 1, 0)
+    UPDATE kwdbml.attempt a SET token = gen_random_uuid(), worker = '',
+        lease_until = CASE WHEN a.phase = 'staging' THEN '-infinity' ELSE a.lease_until END,
+        stagings = greatest(a.stagings - (a.phase = 'staging')::integer, 0)
     WHERE a.job_id = job AND a.token = held AND a.ended IS NULL;
     PERFORM pg_notify('kwdbml_wake', '');
 END
@@ -1709,13 +1782,14 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION kwdbml.worker_heartbeat(uuid[], interval) IS 'for workers: keeps what they hold';
 
--- Contract: what the worker knows of an attempt, for people to see; NULL leaves a field as it is, but step and progress
--- go with the phase.
+-- Contract: what the worker knows of an attempt, for people to see; NULL leaves a field as it is, but staging's step
+-- (the rows read) ends with it, and progress is always of now.
 CREATE FUNCTION kwdbml.worker_update(job uuid, held uuid, new_phase text, new_step text, new_progress real, new_handle jsonb)
 RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     UPDATE kwdbml.attempt a
-    SET phase = coalesce(new_phase, a.phase), step = coalesce(new_step, a.step), progress = new_progress,
+    SET phase = coalesce(new_phase, a.phase), step = CASE WHEN a.phase = 'staging' AND new_phase <> a.phase THEN new_step ELSE coalesce(new_step, a.step) END,
+        progress = new_progress,
         handle = coalesce(new_handle, a.handle), updated = clock_timestamp()
     WHERE a.job_id = job AND a.token = held AND a.ended IS NULL;
     IF NOT FOUND THEN
@@ -1871,13 +1945,14 @@ DECLARE
     a kwdbml.attempt := kwdbml._fence(job, held);
     spec jsonb := kwdbml.worker_spec(job, held);
     j kwdbml.job;
+    place text[];
     exists_already boolean;
     denied text;
 BEGIN
     SELECT * INTO STRICT j FROM kwdbml.job b WHERE b.id = job;
     columns := kwdbml._result_columns(j.data_columns, spec -> 'target');
-    exists_already := kwdbml._check_result_table(j.settings ->> 'result_schema', j.settings ->> 'result_name', columns,
-                                                 j.settings ->> 'action_if_exists', j.creator) IS NOT NULL;
+    place := kwdbml._result_place(j.settings ->> 'result_table');
+    exists_already := kwdbml._check_result_table(place[1], place[2], columns, j.settings ->> 'action_if_exists', j.creator) IS NOT NULL;
     SELECT c ->> 'type' INTO denied FROM jsonb_array_elements(j.data_columns) AS c
     WHERE NOT has_type_privilege(j.creator, kwdbml._base_type((c ->> 'oid')::oid), 'USAGE') LIMIT 1;
     IF denied IS NOT NULL THEN
@@ -1938,8 +2013,9 @@ CREATE FUNCTION kwdbml._result_close(j kwdbml.job, held uuid, target jsonb) RETU
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     ours oid := to_regclass(format('kwdbml.%I', kwdbml._result_name(held)));
-    home text := j.settings ->> 'result_schema';
-    object text := j.settings ->> 'result_name';
+    place text[] := kwdbml._result_place(j.settings ->> 'result_table');
+    home text := place[1];
+    object text := place[2];
     action text := j.settings ->> 'action_if_exists';
     columns jsonb := kwdbml._result_columns(j.data_columns, target);
     theirs oid;
@@ -2018,6 +2094,9 @@ BEGIN
                 USING ERRCODE = '42501', HINT = format('%s was revoked after the call, or the model is gone.', wanted);
         END IF;
     END IF;
+    IF j.type = 'BATCH_PREDICT' THEN
+        PERFORM kwdbml._result_place(j.settings ->> 'result_table');
+    END IF;
     SELECT e.env INTO answer FROM kwdbml.job_env e WHERE e.job_id = job;
     RETURN jsonb_build_object(
         -- what was uploaded decides, not what a row says of itself
@@ -2048,6 +2127,9 @@ BEGIN
         RAISE EXCEPTION 'invalid model name "%"', model_name USING ERRCODE = '22023', HINT = 'Use kwdbml.train_model.';
     ELSIF home IS NULL THEN
         RAISE EXCEPTION 'schema "%" does not exist', parts[1] USING ERRCODE = '3F000', HINT = 'It was dropped after the call.';
+    ELSIF kwdbml._is_system_schema(parts[1]) THEN
+        RAISE EXCEPTION 'permission denied to make model "%": schema % is the system''s', model_name, parts[1]
+            USING ERRCODE = '42501', HINT = 'Use kwdbml.train_model.';
     ELSIF NOT has_schema_privilege(who, home, 'USAGE') THEN
         RAISE EXCEPTION 'permission denied for schema %', parts[1] USING ERRCODE = '42501', HINT = 'USAGE was revoked after the call.';
     END IF;
@@ -2170,6 +2252,20 @@ $$;
 COMMENT ON FUNCTION kwdbml._lock_plain(kwdbml.job, jsonb) IS 'locks a table that can be read without running code of a user';
 REVOKE ALL ON FUNCTION kwdbml._lock_plain(kwdbml.job, jsonb) FROM PUBLIC;
 
+-- Contract: from here on the open transaction is READ ONLY and reads as the session did in which the job was submitted,
+-- but for the search_path, which is set outside: here it is pinned.
+CREATE FUNCTION kwdbml._reads_as(j kwdbml.job) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM set_config('TimeZone', j.session ->> 'TimeZone', true), set_config('DateStyle', j.session ->> 'DateStyle', true),
+            set_config('IntervalStyle', j.session ->> 'IntervalStyle', true),
+            -- or a seeded split is not repeatable
+            set_config('synchronize_seqscans', 'off', true),
+            set_config('transaction_read_only', 'on', true);
+END
+$$;
+COMMENT ON FUNCTION kwdbml._reads_as(kwdbml.job) IS 'makes the transaction read as a job''s session would';
+REVOKE ALL ON FUNCTION kwdbml._reads_as(kwdbml.job) FROM PUBLIC;
+
 -- Contract: prepares the reading in the open transaction, which from here on is READ ONLY and must be rolled back.
 -- (statement to COPY, search_path to set before it, columns). The text of the query is compiled only inside a function
 -- that belongs to the creator: SET ROLE would be no boundary, since a function in the query can undo it. Where no code of
@@ -2210,11 +2306,7 @@ BEGIN
             THEN format('SELECT (r).* FROM (SELECT kwdbml.%I() AS r OFFSET 0) AS s', handle)
             ELSE format('SELECT r AS c0 FROM (SELECT kwdbml.%I() AS r OFFSET 0) AS s', handle) END;
     END IF;
-    PERFORM set_config('TimeZone', j.session ->> 'TimeZone', true), set_config('DateStyle', j.session ->> 'DateStyle', true),
-            set_config('IntervalStyle', j.session ->> 'IntervalStyle', true),
-            -- or a seeded split is not repeatable
-            set_config('synchronize_seqscans', 'off', true),
-            set_config('transaction_read_only', 'on', true);
+    PERFORM kwdbml._reads_as(j);
     path := j.session ->> 'search_path';
 END
 $$;
@@ -2235,6 +2327,52 @@ EXCEPTION WHEN object_not_in_prerequisite_state THEN
 END
 $$;
 COMMENT ON FUNCTION kwdbml.worker_rehearse() IS 'for workers: warms up a backend that will stage';
+
+-- -------- sql/functions/worker/worker_trace.sql
+-- requires: worker_stage
+
+-- Contract: when the reading that worker_stage prepared has failed with a data exception: prepares another, which looks
+-- for the column whose cast fails, under the same rules (read only, rolled back, the text of the query compiled only
+-- inside a function that belongs to the creator). The statement answers {column, wanted, said} as text, or NULL when
+-- every cast works; it raises what the query itself raises. suspects are the columns that it tries; there is no
+-- statement without any. Row by row, since no value can be tried without catching what it raises: slower, for once.
+CREATE FUNCTION kwdbml.worker_trace(job uuid, held uuid, OUT statement text, OUT path text, OUT suspects jsonb)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET check_function_bodies = off AS $$
+DECLARE
+    a kwdbml.attempt := kwdbml._fence(job, held);
+    spec jsonb := kwdbml.worker_spec(job, held);
+    j kwdbml.job;
+    handle text := '_trace_' || replace(held::text, '-', '');
+    casts text;
+    tries text;
+BEGIN
+    SELECT * INTO STRICT j FROM kwdbml.job b WHERE b.id = job;
+    -- casts from other types than these cannot fail
+    SELECT jsonb_agg(w.name), string_agg(w.expression, ', '), string_agg(format(
+        E'BEGIN PERFORM %s;\nEXCEPTION WHEN data_exception THEN RETURN pg_catalog.jsonb_build_object('
+        '''column'', %L, ''wanted'', %L, ''said'', SQLERRM)::text;\nEND;\n', w.expression, w.name, w.wanted), '')
+    INTO suspects, casts, tries
+    FROM jsonb_to_recordset(kwdbml._stage_columns(j, spec -> 'features', spec -> 'target'))
+             AS w(name text, role text, wanted text, expression text)
+        JOIN jsonb_to_recordset(j.data_columns) AS c(name text, oid oid) ON c.name = w.name
+    WHERE w.role <> 'carried' AND w.wanted <> 'STRING' AND kwdbml._base_type(c.oid)
+        = ANY (ARRAY['text', 'varchar', 'bpchar', 'numeric', 'float4', 'float8']::regtype[]::oid[]);
+    IF suspects IS NOT NULL THEN
+        -- the query's own names go before the function's
+        EXECUTE format('CREATE FUNCTION kwdbml.%I() RETURNS text LANGUAGE plpgsql VOLATILE SECURITY DEFINER AS %L', handle, format(
+            E'#variable_conflict use_column\nDECLARE q record;\nBEGIN\nFOR q IN SELECT * FROM (\n%s\n) AS q LOOP\n'
+            'BEGIN PERFORM %s;\nEXCEPTION WHEN data_exception THEN\n%sEND;\nEND LOOP;\nRETURN NULL;\nEND',
+            j.data_query, casts, tries));
+        EXECUTE format('REVOKE ALL ON FUNCTION kwdbml.%I() FROM PUBLIC', handle);
+        EXECUTE format('GRANT EXECUTE ON FUNCTION kwdbml.%I() TO %I', handle, session_user);
+        EXECUTE format('ALTER FUNCTION kwdbml.%I() OWNER TO %I', handle, j.creator);
+        statement := format('SELECT kwdbml.%I()', handle);
+    END IF;
+    PERFORM kwdbml._reads_as(j), set_config('statement_timeout', '60s', true);
+    path := j.session ->> 'search_path';
+END
+$$;
+COMMENT ON FUNCTION kwdbml.worker_trace(uuid, uuid) IS 'for workers: looks for the column of a job''s data that cannot be cast';
 
 -- -------- sql/views/jobs.sql
 -- For people and BI tools: flat, ids as text, the phase beside the status. Nothing in it is volatile: a page of a list
@@ -2265,7 +2403,7 @@ SELECT j.id::text AS id,
        j.annotations,
        j.engine,
        a.number AS attempt,
-       a.worker,
+       nullif(a.worker, '') AS worker,
        a.started,
        greatest(j.updated, a.updated) AS updated,
        coalesce(j.finished, CASE WHEN j.status = 'RUNNING' THEN pg_catalog.statement_timestamp() END) - a.started AS duration,
@@ -2273,7 +2411,7 @@ SELECT j.id::text AS id,
        j.rows_dropped,
        j.rows_written,
        j.main_score,
-       CASE WHEN j.status = 'RUNNING' AND (a.number IS NULL OR a.ended IS NOT NULL) THEN 'a worker' END AS waiting_for,
+       CASE WHEN j.status = 'RUNNING' AND (a.number IS NULL OR a.ended IS NOT NULL OR a.worker = '') THEN 'a worker' END AS waiting_for,
        j.decision,
        j.data_query,
        j.data_hash,

@@ -74,12 +74,15 @@ def status(data_dir: DataDir = None) -> None:
 
 
 @app.command()
-def down(data_dir: DataDir = None) -> None:
-    """Stop the worker (what it runs is finished first, for half a minute) and the embedded server."""
+def down(
+    data_dir: DataDir = None,
+    drain: Annotated[float, typer.Option(min=0, help="Seconds that running jobs have to finish.")] = 30.0,
+) -> None:
+    """Stop the worker and the embedded server; a job that does not finish in time goes on at the next up."""
     from kwdbml import embedded
 
     with _failing():
-        stopped = embedded.down(data_dir)
+        stopped = embedded.down(data_dir, drain=drain, say=_say)
     for what, ran in (("worker", stopped.worker_ran), ("server", stopped.server_ran)):
         typer.echo(f"{what}: {'stopped' if ran else 'was not running'}")
 
@@ -137,7 +140,10 @@ async def _work(given: dict[str, Any]) -> None:
             f"setting {name}: {first['msg']}", hint=f"Pass --{name} or set KWDBML_{name.upper()}."
         ) from None
     engine = LocalEngine(
-        settings.scratch, concurrency=settings.concurrency, unsafe_no_sandbox=settings.unsafe_no_sandbox
+        settings.scratch,
+        concurrency=settings.concurrency,
+        disk=int(settings.scratch_limit),
+        unsafe_no_sandbox=settings.unsafe_no_sandbox,
     )
     one = Worker(settings, {"local": engine})
 

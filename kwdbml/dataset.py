@@ -7,14 +7,15 @@ Synchronous: call it in a thread.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import adbc_driver_postgresql.dbapi as adbc
 import psycopg
@@ -27,8 +28,8 @@ from kwdbml.queries import QUERIES
 
 #: An Arrow batch of about this size is in memory at a time, read or written.
 BATCH_BYTES = 8 * 1024 * 1024
-_PRIMARY = re.compile(r"(?:ERROR|FATAL):\s+(?P<message>.*?)(?=\n|$)")
-_FIELD = re.compile(r"^(?P<name>DETAIL|HINT):\s+(?P<text>.*)$", re.MULTILINE)
+_MOST_TEXT = 2_000  # characters of what PostgreSQL, or a function of a user, says
+_FATAL = re.compile(r"(?:ERROR|FATAL):\s+(?P<message>.*)")
 
 
 class DatabaseError(KwdbmlError):
@@ -46,6 +47,15 @@ class DatabaseError(KwdbmlError):
             return "DatabaseError"
 
 
+class QueryError(DatabaseError):
+    """What the data query itself said. ``said``, of a cast that failed, is told of ``column``, wanted as a type; where
+    that is not known, it is one of the ``suspects``, or of the query's own when there are none."""
+
+    column: str = ""
+    wanted: str = ""
+    suspects: Sequence[str] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Staged:
     """What lies in the Arrow file: per wanted column its name, role (feature, target, carried) and Arrow column."""
@@ -53,18 +63,32 @@ class Staged:
     columns: list[dict[str, str]]
     rows: int
     bytes: int
+    sha256: str
 
 
 @contextmanager
-def _errors() -> Iterator[None]:
+def _errors(kind: type[DatabaseError] = DatabaseError) -> Iterator[None]:
     """ADBC's errors as ours."""
     try:
         yield
     except dbapi.Error as error:
-        text = str(error)
-        primary = _PRIMARY.search(text)
-        fields = {m["name"].lower(): m["text"] for m in _FIELD.finditer(text)}
-        raise DatabaseError(error.sqlstate or "08006", primary["message"] if primary else text, **fields) from None
+        said = {_text(name): _text(value) for name, value in error.details}
+        primary = said.get("PG_DIAG_MESSAGE_PRIMARY")
+        if primary is None:  # the connection's, not a statement's
+            found = _FATAL.search(str(error))
+            primary = found["message"] if found else str(error)
+        fields = {name: one_line(said.get(f"PG_DIAG_MESSAGE_{name.upper()}", "")) for name in ("detail", "hint")}
+        raise kind(error.sqlstate or "08006", one_line(primary), **fields) from None
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def one_line(text: str) -> str:
+    """The text, of which a user may have written every character, without what no line has; not for ever long."""
+    shown = " ".join("".join(c if c.isprintable() else " " for c in text[: 2 * _MOST_TEXT]).split())
+    return shown if len(shown) <= _MOST_TEXT else shown[:_MOST_TEXT] + " …"
 
 
 class Connections:
@@ -125,6 +149,7 @@ class Reader:
         self._connections = connections
         self._cursor: Any = None
         self.backend: int | None = None  # the server's process that reads, once it is known
+        self.rows = 0  # written so far
         self._canceled = False
 
     def cancel(self) -> None:
@@ -133,36 +158,83 @@ class Reader:
         if cursor is not None:
             cursor.adbc_cancel()
 
-    def stage(self, job: str, token: str, target: Path, progress: Callable[[int], None]) -> Staged:
-        """Write the job's data to ``target``; ``progress`` hears the rows so far. DatabaseError as the query's own."""
+    def stage(self, job: str, token: str, target: Path) -> Staged:
+        """Write the job's data to ``target``. QueryError as the query's own, DatabaseError as anything else's."""
+        try:
+            with self._prepared("stage", job, token) as (cursor, statement, columns), _errors(QueryError):
+                cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(BATCH_BYTES)})
+                cursor.execute(statement)
+                # not fetch_record_batch, whose reader raises OSError for what the query raises, without SQLSTATE
+                stream = cursor.fetch_arrow()
+                batches = AdbcRecordBatchReader._import_from_c(stream.address)  # noqa: SLF001
+                sha256 = self._copy(batches, target)
+        except QueryError as error:
+            if error.sqlstate.startswith("22"):
+                self._trace(job, token, error)
+            raise
+        return Staged(columns, self.rows, target.stat().st_size, sha256)
+
+    def _trace(self, job: str, token: str, error: QueryError) -> None:
+        """Find the column whose cast has failed; as far as can be told: the data may be others by now."""
+        try:
+            with self._prepared("trace", job, token) as (cursor, statement, suspects), _errors(QueryError):
+                error.suspects = suspects or ()
+                if statement is None:
+                    return
+                cursor.execute(statement)
+                answer = cursor.fetchone()[0]
+        except QueryError as again:
+            if again.sqlstate == error.sqlstate:
+                error.suspects = ()  # it is not a cast
+            return
+        except KwdbmlError:
+            return
+        if answer is not None:
+            found = json.loads(answer)
+            error.column, error.wanted, error.message = found["column"], found["wanted"], one_line(found["said"])
+
+    @contextmanager
+    def _prepared(self, name: str, job: str, token: str) -> Iterator[tuple[Any, Any, Any]]:
+        """(cursor, what to execute, what comes with it), in a transaction that is rolled back."""
         with _errors(), closing(self._connections.take()) as connection:
             try:
                 with connection.cursor() as cursor:
                     self._cursor = cursor
-                    cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(BATCH_BYTES)})
-                    cursor.execute(QUERIES["stage"], parameters=(job, token))
-                    statement, path, columns, self.backend = cursor.fetchone()
+                    cursor.execute(QUERIES[name], parameters=(job, token))
+                    statement, path, more, self.backend = cursor.fetchone()
                     cursor.execute(QUERIES["set_path"], parameters=(path,))
                     cursor.fetchone()
                     if self._canceled:
                         raise WrongState("canceled while staging")
-                    cursor.execute(statement)
-                    # not fetch_record_batch, whose reader raises OSError for what the query raises, without SQLSTATE
-                    stream = cursor.fetch_arrow()
-                    batches = AdbcRecordBatchReader._import_from_c(stream.address)  # noqa: SLF001
-                    rows = self._copy(batches, target, progress)
+                    yield cursor, statement, more and json.loads(more)
             finally:
                 self._cursor = None
                 with suppress(dbapi.Error):  # a connection that is gone has rolled back
                     connection.rollback()
-        return Staged(json.loads(columns), rows, target.stat().st_size)
 
-    @staticmethod
-    def _copy(batches: pa.RecordBatchReader, target: Path, progress: Callable[[int], None]) -> int:
-        rows = 0
-        with pa.OSFile(str(target), "wb") as file, pa.ipc.new_file(file, batches.schema) as writer:
-            for batch in batches:
-                writer.write_batch(batch)
-                rows += batch.num_rows
-                progress(rows)
-        return rows
+    def _copy(self, batches: pa.RecordBatchReader, target: Path) -> str:
+        """Write it all; the file's SHA-256."""
+        with target.open("wb") as file:
+            hashed = _Hashed(file)
+            with pa.PythonFile(hashed, mode="w") as sink, pa.ipc.new_file(sink, batches.schema) as writer:
+                for batch in batches:
+                    writer.write_batch(batch)
+                    self.rows += batch.num_rows
+        return hashed.digest.hexdigest()
+
+
+class _Hashed:
+    """A file that is written from its beginning to its end, and its SHA-256: reading it once more would take time."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+        self.flush, self.tell, self.close = file.flush, file.tell, file.close
+
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        return self._file.write(data)

@@ -14,6 +14,14 @@ class JobType(StrEnum):
     BATCH_PREDICT = "BATCH_PREDICT"
 
 
+#: The argument by which each kind of job is given its data.
+DATA_ARGUMENTS = {
+    JobType.TRAIN: "train_data",
+    JobType.EVALUATE: "evaluate_data",
+    JobType.BATCH_PREDICT: "batch_data",
+}
+
+
 class JobStatus(StrEnum):
     """What ``show_jobs`` says; a job that waits is RUNNING too."""
 
@@ -60,3 +68,12 @@ MAIN_METRIC: dict[ProblemType, str] = {
     ProblemType.BINARY: "auc",
     ProblemType.MULTI: "f1",
 }
+
+
+#: What ``action_if_exists`` may be.
+ACTIONS = ("replace", "append", "error")
+
+
+def objective_groups(objectives: str) -> list[list[str]]:
+    """The argument ``objectives`` of evaluate_model: names separated by commas, groups (one per target) by ``|``."""
+    return [[name.strip() for name in group.split(",")] for group in objectives.split("|")]

@@ -13,11 +13,11 @@ _NUMBER = r"(\d+(?:\.\d+)?)"
 
 
 def cores(value: object) -> float:
-    """Cores of a CPU quantity; 22023 when it is none or not positive."""
+    """Cores of a CPU quantity; 22023 when it is none, not positive, or more than any machine has."""
     text = str(value).strip()
     match = re.fullmatch(rf"{_NUMBER}(m?)", text)
     amount = float(match.group(1)) / (1000 if match.group(2) else 1) if match else 0.0
-    if amount <= 0:
+    if not 0 < amount < 1e6:
         raise InvalidParameter(f'invalid cpu "{text}"', hint='Cores, such as "2", "0.5" or "500m".')
     return amount
 
@@ -26,7 +26,7 @@ def memory(value: object) -> int:
     """Bytes of a memory quantity; 22023 when it is none or not positive."""
     text = str(value).strip()
     match = re.fullmatch(rf"{_NUMBER}\s*([KkMmGgTt]i?)?[Bb]?", text)
-    amount = int(float(match.group(1)) * _UNITS[(match.group(2) or "").lower()]) if match else 0
-    if amount <= 0:
+    amount = float(match.group(1)) * _UNITS[(match.group(2) or "").lower()] if match else 0.0
+    if not 1 <= amount < 2**63:
         raise InvalidParameter(f'invalid mem "{text}"', hint='Bytes with a unit, such as "512Mi" or "4G".')
-    return amount
+    return int(amount)

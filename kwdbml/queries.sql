@@ -61,6 +61,9 @@ LISTEN kwdbml_wake
 -- name: stage
 SELECT statement, path, columns::text, pg_catalog.pg_backend_pid() FROM kwdbml.worker_stage($1::pg_catalog.uuid, $2::pg_catalog.uuid)
 
+-- name: trace
+SELECT statement, path, suspects::text, pg_catalog.pg_backend_pid() FROM kwdbml.worker_trace($1::pg_catalog.uuid, $2::pg_catalog.uuid)
+
 -- name: rehearse
 SELECT kwdbml.worker_rehearse()
 

@@ -6,7 +6,7 @@ import socket
 from datetime import timedelta
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import ByteSize, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -20,6 +20,12 @@ class WorkerSettings(BaseSettings):
     concurrency: int = Field(default=1, ge=1, le=1024, description="jobs at once")
     queues: list[str] | None = Field(default=None, description="serve only these queues; all by default")
     scratch: Path | None = Field(default=None, description="where the local engine keeps its runs")
+    scratch_limit: ByteSize = Field(
+        default=ByteSize(20 << 30),
+        ge=1 << 20,
+        le=1 << 60,
+        description="bytes that one run may write into its scratch directory",
+    )
     lease: float = Field(
         default=30.0, ge=1.0, description="after so long without a heartbeat another worker takes over"
     )

@@ -21,12 +21,21 @@ from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
 from kwdbml import copybinary
+from kwdbml.dataset import DatabaseError
+from kwdbml.errors import InvalidParameter
 from kwdbml.queries import QUERIES, attentive
 
 #: What a transaction may be retried for: serialization failure, deadlock, lock timeout.
 RETRYABLE = ("40001", "40P01", "55P03")
 #: Somebody else decided: the token is not held any more, or the job has ended.
 FENCED = "55000"
+
+
+def away(error: Exception) -> bool:
+    """Whether the connection is what failed, or the server that it went to."""
+    if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | DatabaseError):
+        return False
+    return error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +137,13 @@ class Store:
         await self._rows("log", **claim.key, lines=Jsonb(lines), cut_from=cut_from, cut_to=cut_to)
 
     async def spec(self, claim: Claim) -> dict[str, Any]:
-        return cast("dict[str, Any]", await self._value("spec", **claim.key))
+        """What to run. InvalidParameter when the row holds JSON that Python does not read."""
+        try:
+            return cast("dict[str, Any]", await self._value("spec", **claim.key))
+        except (ValueError, RecursionError) as error:  # a number of many digits, brackets in brackets in brackets …
+            raise InvalidParameter(
+                f"the job's settings cannot be read: {error}", hint="Give smaller numbers, and less nested ones."
+            ) from None
 
     async def artefacts(self, claim: Claim) -> list[Artefact]:
         return [Artefact(**row) for row in await self._rows("artefacts", **claim.key)]

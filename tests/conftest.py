@@ -1,3 +1,29 @@
 """Fixtures for all tests: a server per session, a database per test, faults on demand (see ``tests/fixtures``)."""
 
-pytest_plugins = ["tests.fixtures.server", "tests.fixtures.database", "tests.fixtures.faults"]
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = [
+    "tests.fixtures.server",
+    "tests.fixtures.database",
+    "tests.fixtures.engines",
+    "tests.fixtures.faults",
+]
+
+#: Below these a test is ``quick``, unless it is slow or takes a server.
+_QUICK = ("unit", "docs", "extension", "engines/test_parts.py")
+_SERVERS = {"server", "local_installation"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the quick part, which needs no server and no sandbox and kills no process: ``scripts/test -m quick``."""
+    here = Path(__file__).parent
+    for item in items:
+        place = item.path.relative_to(here) if item.path.is_relative_to(here) else None
+        if place is None or not any(place.is_relative_to(quick) for quick in _QUICK):
+            continue
+        if _SERVERS.isdisjoint(getattr(item, "fixturenames", ())) and item.get_closest_marker("slow") is None:
+            item.add_marker(pytest.mark.quick)

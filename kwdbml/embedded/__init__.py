@@ -14,12 +14,14 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg
+
 from kwdbml import __version__, extension
 from kwdbml.embedded import binaries, database, place, server, worker
 from kwdbml.embedded.account import server_account
-from kwdbml.embedded.place import Place, Say, default_data_dir
+from kwdbml.embedded.place import Place, Say, default_data_dir, silence
 from kwdbml.embedded.process import Process
-from kwdbml.errors import UndefinedObject
+from kwdbml.errors import UndefinedObject, WrongState
 
 __all__ = ["DownResult", "Status", "UpResult", "default_data_dir", "down", "status", "up"]
 
@@ -56,10 +58,6 @@ class DownResult:
     data_dir: Path
     worker_ran: bool
     server_ran: bool
-
-
-def _silence(_: str) -> None:
-    pass
 
 
 def _password(file: Path) -> str:
@@ -99,7 +97,7 @@ def up(
     port: int | None = None,
     *,
     with_worker: bool = True,
-    say: Say = _silence,
+    say: Say = silence,
 ) -> UpResult:
     """Start what does not run; returns when server and worker are ready. ``say`` hears what takes time.
 
@@ -155,12 +153,24 @@ def status(data_dir: Path | None = None) -> Status:
     )
 
 
-def down(data_dir: Path | None = None, *, drain: float = 30.0) -> DownResult:
-    """Stop the worker, which has ``drain`` seconds to finish what it is writing, then the server. The data stays."""
+def _jobs(where: Place, pid: int) -> int:
+    """How many jobs the worker of that pid holds; 0 also when nobody can say."""
+    now = server.running(where.pgdata)
+    if now is None or not where.password.exists():
+        return 0
+    try:
+        return database.jobs_held(_password(where.password), now.port, pid)
+    except (WrongState, psycopg.Error):
+        return 0
+
+
+def down(data_dir: Path | None = None, *, drain: float = worker.DRAIN, say: Say = silence) -> DownResult:
+    """Stop the worker, which has ``drain`` seconds to finish its jobs, then the server. The data stays, and what still
+    runs goes on: the next worker follows it. ``say`` hears what is waited for."""
     where = place.existing(data_dir)
     if not where.base.is_dir():
         raise UndefinedObject(f"there is no embedded server in {where.base}", hint="kwdbml up makes one")
     with where.locked():
-        worker_ran = worker.stop(where, drain)
+        worker_ran = worker.stop(where, drain, say, lambda pid: _jobs(where, pid))
         server_ran = server.stop(where)
     return DownResult(where.base, worker_ran, server_ran)

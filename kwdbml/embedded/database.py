@@ -69,6 +69,17 @@ def create_worker_role(superuser_password: str, port: int, password: str, name: 
         connection.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(role, sql.Literal(verifier)))
 
 
+def jobs_held(password: str, port: int, pid: int) -> int:
+    """How many jobs a worker process of this machine is at."""
+    with superuser(password, port, DATABASE) as connection:
+        held = connection.execute(
+            "SELECT pg_catalog.count(*) FROM kwdbml.attempt a"
+            " WHERE a.ended IS NULL AND pg_catalog.regexp_replace(a.worker, '^.*:', '') = %s",
+            [str(pid)],
+        ).fetchone()
+    return int(held[0]) if held else 0
+
+
 def script_changed(recorded: Path, script: Path, *, created: bool) -> bool:
     """Whether the SQL has changed since the database's extension was made of it: no upgrade leads there."""
     digest = hashlib.sha256(script.read_bytes()).hexdigest()

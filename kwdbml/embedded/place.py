@@ -16,6 +16,11 @@ from kwdbml.errors import WrongState
 
 Say = Callable[[str], None]
 
+
+def silence(_: str) -> None:
+    """Say nothing."""
+
+
 #: Where the data goes when root's server cannot reach the place that was asked for.
 STATE_ROOT = Path("/var/lib/kwdbml")
 

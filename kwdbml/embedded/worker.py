@@ -8,10 +8,11 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from kwdbml.embedded.database import WORKER, dsn
-from kwdbml.embedded.place import Place
+from kwdbml.embedded.place import Place, Say, silence
 from kwdbml.embedded.process import Process, spawn
 from kwdbml.embedded.server import HOST, tail
 from kwdbml.errors import WrongState
@@ -21,6 +22,10 @@ from kwdbml.readiness import READY, VARIABLE
 #: The caller's variables that the worker keeps; the rest is not its business.
 _KEPT = ("PATH", "PYTHONPATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_CACHE_HOME", "SSL_CERT_FILE")
 _KEPT_PREFIXES = ("KWDBML_", "UV_", "PIP_", "OMP_")
+#: Seconds that a worker has to finish its jobs before it gives them back.
+DRAIN = 30.0
+#: Seconds of draining before the first word, and between two.
+_SILENT, _SAY_EVERY = 0.5, 5.0
 
 
 def code() -> str:
@@ -59,7 +64,7 @@ class Worker:
         found = self.running()
         if found is not None:
             return found
-        stop(self.place, drain=30.0)  # one of another port, or of older code
+        stop(self.place, DRAIN)  # one of another port, or of older code
         self.place.worker_code.write_text(code(), encoding="ascii")
         self._write_passfile(password)
         receive, send = os.pipe()
@@ -107,10 +112,29 @@ def _says_ready(pipe: int, timeout: float) -> bool:
     return True
 
 
-def stop(place: Place, drain: float) -> bool:
-    """Stop the worker: SIGTERM, on which it finishes what it is writing, then SIGKILL. Whether it ran."""
+def stop(place: Place, drain: float, say: Say = silence, jobs: Callable[[int], int] = lambda _pid: 0) -> bool:
+    """Stop the worker; whether it ran. It has ``drain`` seconds to finish its jobs, then it gives back what is left, or
+    is killed. ``say`` hears what is waited for; ``jobs(pid)`` counts what it still holds."""
     process = Process.load(place.worker_pid)
     if process is not None:
-        process.stop([(signal.SIGTERM, drain), (signal.SIGKILL, 10.0)])
+        process.send(signal.SIGTERM)
+        # another signal than the first: two of a kind at once can come as one
+        if not _drained(process, drain, say, jobs):
+            process.stop([(signal.SIGINT, 10.0), (signal.SIGKILL, 10.0)])
     place.worker_pid.unlink(missing_ok=True)
     return process is not None
+
+
+def _drained(process: Process, drain: float, say: Say, jobs: Callable[[int], int]) -> bool:
+    """Whether the worker has ended in time; says now and then what it still does."""
+    deadline = time.monotonic() + drain
+    if process.wait(min(_SILENT, drain)):
+        return True
+    while (left := deadline - time.monotonic()) > 0:
+        running = jobs(process.pid)
+        say(f"waiting for {running or 'no'} running job{'' if running == 1 else 's'}, {left:.0f} s left")
+        if process.wait(min(_SAY_EVERY, left)):
+            return True
+    if running := jobs(process.pid):
+        say(f"{running} job{'' if running == 1 else 's'} not finished: the next kwdbml up goes on with what runs")
+    return False

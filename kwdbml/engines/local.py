@@ -77,6 +77,7 @@ class LocalEngine:
         self._opened: dict[str, tuple[Slot, bool]] = {}
         self._runs: dict[str, Following] = {}
         self._launching: dict[str, asyncio.Lock] = {}
+        self._unfinished: set[asyncio.Future[Handle]] = set()
         #: Why uploaded code is refused here, with the cure; None when it is not. Set by ``start``.
         self.sandbox_problem: EngineError | None = None
 
@@ -103,7 +104,7 @@ class LocalEngine:
             box, self._records.workspaces, self._command, self._threads(None), self._disk, group, tick=0.1
         )
         self._inside[boxed] = box.inside
-        self._pools[boxed] = Pool(starter, lambda: min(self._warm, self._concurrency - self._busy()))
+        self._pools[boxed] = Pool(starter, self._wanted)
 
     async def warmed(self) -> None:
         """Wait until the warm sandboxes are ready, for benchmarks and tests."""
@@ -111,7 +112,9 @@ class LocalEngine:
             await pool.warm()
 
     async def close(self) -> None:
-        """Free the idle sandboxes and those opened but not launched; runs live on."""
+        """Free the idle sandboxes and those opened but not launched; runs live on, also those just being launched."""
+        if self._unfinished:
+            await asyncio.wait(self._unfinished)
         for pool in self._pools.values():
             await pool.close()
         self._pools.clear()
@@ -124,9 +127,16 @@ class LocalEngine:
     def _busy(self) -> int:
         return len(self._opened) + sum(not following.gone.is_set() for following in self._runs.values())
 
+    def _wanted(self) -> int:
+        """How many sandboxes should be idle now. As a rule no more than ``concurrency`` exist: warming up would take
+        the cores from the runs that they are for. But when a run must wait until its own is warm, jobs come faster than
+        that, and a core that nobody uses makes the next one's ready too."""
+        busy = self._busy()
+        hurried = any(not slot.ready.is_set() for slot, _ in self._opened.values())
+        return min(self._warm, max(self._concurrency, len(self._cores) if hurried else 0) - busy)
+
     def _refill(self) -> None:
-        # Only the pool that untrusted runs use, or the one there is; and only while no more than ``concurrency``
-        # sandboxes exist: warming up would take the cores from the runs that they are for.
+        # Only the pool that untrusted runs use, or the one there is.
         for pool in self._pools.values():
             pool.refill()
 
@@ -145,6 +155,8 @@ class LocalEngine:
         except OSError as error:
             raise EngineError(f"no sandbox could be started: {error}", retryable=True) from error
         self._opened[slot.name] = (slot, boxed)
+        if not slot.ready.is_set():
+            self._refill()
         return Workspace(slot.process.workspace, slot.name, sealed=self._inside[boxed] is not None)
 
     async def abandon(self, workspace: Workspace) -> None:
@@ -162,7 +174,10 @@ class LocalEngine:
                 await self.abandon(workspace)
                 return handle
             # whoever stops waiting does not stop it: told half-way, the run would be begun and still count as idle
-            return await asyncio.shield(self._launch(run, workspace))
+            launching = asyncio.ensure_future(self._launch(run, workspace))
+            self._unfinished.add(launching)
+            launching.add_done_callback(self._unfinished.discard)
+            return await asyncio.shield(launching)
 
     async def _launch(self, run: Run, workspace: Workspace) -> Handle:
         opened = self._opened.get(workspace.slot)

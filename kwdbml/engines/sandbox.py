@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,8 @@ _SYSTEM = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _READABLE = ("/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives", "/sys/devices/system/cpu")
 _SHARED_MEMORY = 256 << 20  # bytes of /dev/shm
 _MOST_PROCESSES = 1024  # processes and threads of one run
+#: Open files of one process: times the processes it stays below what a machine can open.
+_MOST_OPEN = 4096
 
 _CURE_NAMESPACES = (
     "allow unprivileged user namespaces: on Ubuntu 24.04 and later give bwrap an AppArmor profile with “userns,” or "
@@ -197,7 +200,8 @@ def _package() -> str:
 def _bounded(command: Sequence[str], *, uid: int | None, disk: int, processes: bool) -> list[str]:
     """``command`` behind the limits that a process sets on itself, as ``uid`` without any right."""
     # 1 and not 0: the kernel starts a crash handler (a pipe in core_pattern) at 0, but not at 1.
-    limits = ["/usr/bin/prlimit", "--core=1", f"--fsize={disk}"]
+    # No real-time priority, also where the worker itself might have one: it would take the cores from everybody.
+    limits = ["/usr/bin/prlimit", "--core=1", f"--fsize={disk}", f"--nofile={_most_open()}", "--rtprio=0"]
     if processes:  # as the worker's own user it would count the worker's processes too
         limits.append(f"--nproc={_MOST_PROCESSES}")
     if uid is None:
@@ -205,6 +209,11 @@ def _bounded(command: Sequence[str], *, uid: int | None, disk: int, processes: b
     drop = ["--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all", "--no-new-privs"]
     become = ["/usr/bin/setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", *drop]
     return [*limits, "--", *become, "--", *command]
+
+
+def _most_open() -> int:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return _MOST_OPEN if hard == resource.RLIM_INFINITY else min(_MOST_OPEN, hard)
 
 
 def _processes() -> Iterable[str]:

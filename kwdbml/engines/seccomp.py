@@ -3,7 +3,8 @@
 Namespaces hide what a job must not reach; this closes what they leave open: new user namespaces (where an unprivileged
 job would be root towards most of the kernel), kernel keyrings, BPF, performance counters, io_uring (it makes sockets
 behind this filter's back), and sockets other than Unix, IP and netlink ones: AF_VSOCK knows no network namespace, so a
-job in a virtual machine could talk to its host. Everything else is allowed: this is the second wall, not the first.
+job in a virtual machine could talk to its host. It refuses memory that nobody could count, too: System V segments and
+messages, and secret memory. Everything else is allowed: this is the second wall, not the first.
 """
 
 from __future__ import annotations
@@ -25,23 +26,23 @@ _NR, _ARCH, _ARG0 = 0, 4, 16  # offsets in struct seccomp_data; arguments are 64
 _CLONE_NEWUSER = 0x10000000
 _FAMILIES = (1, 2, 10, 16)  # AF_UNIX, AF_INET, AF_INET6, AF_NETLINK
 
-#: Same numbers on every architecture: io_uring, the new mount calls, pidfd_getfd.
-_COMMON = (425, 426, 427, 428, 429, 430, 431, 432, 433, 438, 442, 443)
+#: Same numbers on every architecture: io_uring, the new mount calls, pidfd_getfd, memfd_secret.
+_COMMON = (425, 426, 427, 428, 429, 430, 431, 432, 433, 438, 442, 443, 447, 467)
 
 #: machine: (AUDIT_ARCH, clone, socket, refused). In order: ptrace, syslog, pivot_root, acct, mount, umount2, swapon,
 #: swapoff, reboot, init_module, finit_module, delete_module, quotactl, add_key, request_key, keyctl, unshare, setns,
 #: perf_event_open, name_to_handle_at, open_by_handle_at, kcmp, kexec_load, kexec_file_load, bpf, userfaultfd,
-#: settimeofday, clock_settime, process_vm_readv, process_vm_writev.
+#: settimeofday, clock_settime, process_vm_readv, process_vm_writev, shmget, msgget.
 _MACHINES = {
     "x86_64": (
         0xC000003E, 56, 41,
         (101, 103, 155, 163, 165, 166, 167, 168, 169, 175, 313, 176, 179, 248, 249, 250, 272, 308,
-         298, 303, 304, 312, 246, 320, 321, 323, 164, 227, 310, 311),
+         298, 303, 304, 312, 246, 320, 321, 323, 164, 227, 310, 311, 29, 68),
     ),
     "aarch64": (
         0xC00000B7, 220, 198,
         (117, 116, 41, 89, 40, 39, 224, 225, 142, 105, 273, 106, 60, 217, 218, 219, 97, 268,
-         241, 264, 265, 272, 104, 294, 280, 282, 170, 112, 270, 271),
+         241, 264, 265, 272, 104, 294, 280, 282, 170, 112, 270, 271, 194, 186),
     ),
 }  # fmt: skip
 _CLONE3 = 435

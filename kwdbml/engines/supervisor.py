@@ -65,6 +65,7 @@ class Supervisor:
         self._exit: int | None = None
         self._killed: tuple[str, str] | None = None
         self._watch: Watch | None = None
+        self._look_at = 0.0  # when the next look is due: by the clock, so that a flood of output does not make more
         self._most_processes = int(setup["most_processes"])
         cgroup = _make_cgroup(setup["cgroup"], self._most_processes)
         uid, bwrap, seccomp = setup["uid"], setup["bwrap"], setup["seccomp"]
@@ -95,8 +96,7 @@ class Supervisor:
             for fd in sorted(ready, key=lambda fd: fd != child.control):
                 self._handle(fd, wakeup)
             if self._watch is not None and self._killed is None and self._exit is None:
-                tick += 1
-                self._look(self._watch, tick)
+                tick += self._look_when_due(self._watch, tick + 1)
         self._end(wakeup)
 
     def _gone(self) -> bool:
@@ -104,7 +104,9 @@ class Supervisor:
 
     def _timeout(self) -> float | None:
         """Milliseconds to the next look; none while nothing runs: a warm sandbox costs no time."""
-        return self._tick * 1000 if self._watch is not None else None
+        if self._watch is None:
+            return None
+        return min(max(0.0, self._look_at - time.monotonic()), self._tick) * 1000
 
     def _handle(self, fd: int, wakeup: int) -> None:
         child = self._child
@@ -195,7 +197,7 @@ class Supervisor:
             if line.strip() == b"ready":
                 _tell({"event": "ready"})
                 continue
-            with contextlib.suppress(ValueError):  # user code can write here too: anything may come
+            with contextlib.suppress(ValueError, RecursionError):  # user code writes here too: anything may come
                 message = json.loads(line)
                 if isinstance(message, dict):
                     self._announced(message)
@@ -215,13 +217,23 @@ class Supervisor:
         self._progress_at = time.monotonic()
         procs.write_atomically(os.path.join(self._ctl, "progress.json"), self._progress, durable=False)
 
+    def _look_when_due(self, watch: Watch, tick: int) -> bool:
+        if time.monotonic() < self._look_at:
+            return False
+        self._look(watch, tick)
+        self._look_at = time.monotonic() + self._tick
+        return True
+
     def _look(self, watch: Watch, tick: int) -> None:
         self._bury()
+        slow = tick % _SLOW_EVERY == 0
         if self._deadline is not None and time.monotonic() >= self._deadline:
             self._kill("DeadlineExceeded", "The job ran longer than its ttl allows.")
-        elif problem := watch.memory():
+        elif problem := watch.memory(thorough=slow):
             self._kill("OOMKilled", problem)
-        elif tick % _SLOW_EVERY == 0:
+        elif problem := watch.room():
+            self._kill("Evicted", problem)
+        elif slow:
             watch.pin()
             if problem := watch.disk():
                 self._kill("Evicted", problem)

@@ -5,8 +5,15 @@ Standard library only and light to import: the supervisor starts with it.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+#: More files than anybody needs, and as many as can be looked at every second.
+MOST_ENTRIES = 200_000
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -21,7 +28,7 @@ def _open_directory(name: str, parent: int) -> int:
         return os.open(name, _DIRECTORY, dir_fd=parent)
 
 
-def _empty(name: str, parent: int, top: int, fresh: list[int]) -> None:
+def _empty(name: str, parent: int, top: int, fresh: Iterator[str]) -> None:
     """Delete the files of ``parent/name`` and lift its directories to ``top`` under new names."""
     fd = _open_directory(name, parent)
     try:
@@ -30,9 +37,8 @@ def _empty(name: str, parent: int, top: int, fresh: list[int]) -> None:
             names = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
         for child, is_directory in names:
             if is_directory:
-                fresh[0] += 1
                 os.chmod(child, 0o700, dir_fd=fd)  # moving a directory needs the right to write into it
-                os.rename(child, f".kwdbml-{fresh[0]}", src_dir_fd=fd, dst_dir_fd=top)
+                os.rename(child, next(fresh), src_dir_fd=fd, dst_dir_fd=top)
             else:
                 os.unlink(child, dir_fd=fd)
     finally:
@@ -51,7 +57,8 @@ def remove_tree(path: str) -> None:
         return
     try:
         os.fchmod(top, 0o700)
-        fresh = [0]
+        token = os.urandom(8).hex()  # names that nobody can have taken
+        fresh = (f".kwdbml-{token}-{number}" for number in itertools.count())
         while names := os.listdir(top):
             for name in names:
                 if stat.S_ISDIR(os.lstat(name, dir_fd=top).st_mode):
@@ -64,28 +71,47 @@ def remove_tree(path: str) -> None:
     os.rmdir(path)
 
 
-def disk_usage(path: str, limit: int, most_entries: int = 200_000) -> int | None:
-    """Bytes on disk below ``path``; None as soon as it is more than ``limit``, or more entries than anyone needs.
+@dataclass(slots=True)
+class Measured:
+    """Bytes on disk and entries of a tree; ``hidden``: a part of it could not be looked at."""
+
+    size: int = 0
+    entries: int = 0
+    hidden: bool = False
+
+
+def measure(path: str, limit: int, most_entries: int = MOST_ENTRIES) -> Measured:
+    """The tree below ``path``; ends early when it holds more than ``limit`` bytes or ``most_entries``, or hides some.
 
     The tree may change while we look, also into links: we only add sizes up, so a wrong answer hurts its owner alone.
     """
-    total = entries = 0
+    found = Measured()
     pending = [path]
     while pending:
         try:
             with os.scandir(pending.pop()) as listing:
                 for entry in listing:
-                    entries += 1
-                    total += entry.stat(follow_symlinks=False).st_blocks * 512
-                    if total > limit or entries > most_entries:
-                        return None
+                    found.entries += 1
+                    with contextlib.suppress(FileNotFoundError):  # gone, which must not hide its neighbours
+                        found.size += entry.stat(follow_symlinks=False).st_blocks * 512
+                    if found.size > limit or found.entries > most_entries:
+                        return found
                     if entry.is_dir(follow_symlinks=False):
                         pending.append(entry.path)
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
-            continue  # gone or closed meanwhile
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # gone meanwhile
         except OSError:
-            return None  # a path longer than the kernel takes: nobody needs that deep a tree
-    return total
+            # An ordinary user's own directory without the right to read it, or a path longer than the kernel takes:
+            # nobody needs either, and any amount could lie there.
+            found.hidden = True
+            return found
+    return found
+
+
+def disk_usage(path: str, limit: int, most_entries: int = MOST_ENTRIES) -> int | None:
+    """Bytes on disk below ``path``; None when they are more than ``limit``, or hidden, or the entries too many."""
+    found = measure(path, limit, most_entries)
+    return None if found.hidden or found.size > limit or found.entries > most_entries else found.size
 
 
 def open_beneath(root: str, relative: str, limit: int) -> int:

@@ -9,10 +9,12 @@ import contextlib
 import os
 import resource
 import signal
+from collections.abc import Callable
 
 from kwdbml.engines import procs
 from kwdbml.engines.cgroups import Cgroup
-from kwdbml.engines.trees import disk_usage
+from kwdbml.engines.nameless import Nameless, shared_memory
+from kwdbml.engines.trees import MOST_ENTRIES, measure
 
 #: A job that fills the disk takes the database on it down too: it ends while this much is left.
 DISK_RESERVE = 256 << 20
@@ -59,7 +61,7 @@ class Group:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.init_fd, signal.SIGKILL)
         elif self.uid is not None:
-            _kill_as(self.uid)
+            _as_user(self.uid, lambda: os.kill(-1, signal.SIGKILL))  # all at once, which no fork outruns
         # A fork could outrun us: stopped first, a parent makes no more children.
         for signum in (signal.SIGSTOP, signal.SIGKILL):
             seen: set[int] = set()
@@ -70,15 +72,15 @@ class Group:
                         os.kill(pid, signum)
 
 
-def _kill_as(uid: int) -> None:
-    """kill(-1) as that user: the kernel signals all its processes in one go, which no fork outruns."""
+def _as_user(uid: int, action: Callable[[], object]) -> None:
+    """Do it in a process of that user."""
     pid = os.fork()
     if pid == 0:
         try:
             os.setgroups([])
             os.setresgid(uid, uid, uid)
             os.setresuid(uid, uid, uid)
-            os.kill(-1, signal.SIGKILL)
+            action()
         finally:
             os._exit(0)
     os.waitpid(pid, 0)
@@ -101,12 +103,15 @@ class Watch:
             return ""
         if self._group.cgroup is not None:
             return "" if self._group.cgroup.limit_memory(limit) else self._too_much()
-        for pid in self._group.pids():
-            _limit_data(pid, limit)
+        limited: set[int] = set()
+        while fresh := set(self._group.pids()) - limited:  # a child that was forked before its parent was limited
+            limited |= fresh
+            for pid in fresh:
+                _limit_data(pid, limit, self._group.uid)
         return ""
 
-    def memory(self) -> str:
-        """A sentence when the run uses more memory than it may, else ''."""
+    def memory(self, *, thorough: bool = False) -> str:
+        """A sentence when the run uses more memory than it may, else ''. ``thorough``: also what is only mapped."""
         limit = self._limits.memory
         if self._group.cgroup is not None:
             return self._too_much() if self._group.cgroup.oom_kills() else ""
@@ -115,20 +120,41 @@ class Watch:
             for pid in pids[self._most :]:  # a fork bomb where the kernel counts no processes for us
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
-        if limit is None or sum(map(_resident, pids)) <= limit:
+        if limit is None:
             return ""
-        # Pages that forked children share with their parent were counted once for each: look closer before killing.
-        return self._too_much() if sum(map(_proportional, pids)) > limit else ""
+        # Files in memory take it whether or not a process has them mapped.
+        files = Nameless(pids, mapped=thorough).memory + shared_memory(self._group.init)
+        if sum(map(_resident, pids)) + files <= limit:
+            return ""
+        # Pages that forked children share with their parent were counted once for each, and mapped files twice: look
+        # closer before killing.
+        shares = [_proportional(pid) for pid in pids]
+        used = sum(anonymous for anonymous, _ in shares) + max(files, sum(shared for _, shared in shares))
+        return self._too_much() if used > limit else ""
 
     def disk(self) -> str:
-        """A sentence when the outputs take more disk than they may or the disk is nearly full, else ''."""
+        """A sentence when the outputs take more disk than they may, else ''. Costs a walk through all of them."""
         limit = self._limits.disk
-        if limit is not None and disk_usage(self._outputs, limit) is None:
-            return f"The job's files take more than {limit / (1 << 20):,.0f} MiB or are too many."
-        free = os.statvfs(self._outputs)
-        if free.f_bavail * free.f_frsize < DISK_RESERVE:
-            return f"The disk has less than {DISK_RESERVE >> 20} MiB left."
+        if limit is None:
+            return ""
+        found = measure(self._outputs, limit)
+        if found.hidden:
+            return "The job has made directories that are closed to their owner, or nested too deeply to be measured."
+        if found.entries > MOST_ENTRIES:
+            return f"The job has made more than {MOST_ENTRIES:,} files; write fewer, larger ones."
+        if found.size + Nameless(self._group.pids(), mapped=True).disk > limit:
+            return (
+                f"The job's files take more than the {limit / (1 << 20):,.0f} MiB that a run may write; "
+                "write less, or let the worker's operator raise KWDBML_SCRATCH_LIMIT."
+            )
         return ""
+
+    def room(self) -> str:
+        """A sentence when the disk is nearly full, whoever has filled it, else ''. Cheap: a disk fills in moments."""
+        free = os.statvfs(self._outputs)
+        if free.f_bavail * free.f_frsize >= DISK_RESERVE:
+            return ""
+        return f"The worker's disk has less than {DISK_RESERVE >> 20} MiB left; free some, or write less."
 
     def pin(self) -> None:
         """Keep every thread on the run's cores, also one that has asked for others meanwhile."""
@@ -166,24 +192,34 @@ def _resident(pid: int) -> int:
     return values.get("RssAnon", 0) + values.get("RssShmem", 0)
 
 
-def _proportional(pid: int) -> int:
-    """Like ``_resident``, a page shared by n processes counted as 1/n of a page."""
+def _proportional(pid: int) -> tuple[int, int]:
+    """Anonymous and shared memory, a page that n processes share counted as 1/n of a page."""
     try:
         with open(f"/proc/{pid}/smaps_rollup", encoding="ascii", errors="replace") as file:
             values = dict(line.split(":", 1) for line in file if line.startswith("Pss_"))
-        return sum(int(values[name].split()[0]) * 1024 for name in ("Pss_Anon", "Pss_Shmem"))
+        anonymous, shared = (int(values[name].split()[0]) * 1024 for name in ("Pss_Anon", "Pss_Shmem"))
+        return anonymous, shared
     except (FileNotFoundError, ProcessLookupError):
-        return 0
+        return 0, 0
     except (PermissionError, KeyError):  # an older kernel, or not ours to look at
-        return _resident(pid)
+        values_now = _status(pid)
+        return values_now.get("RssAnon", 0), values_now.get("RssShmem", 0)
 
 
-def _limit_data(pid: int, limit: int) -> None:
+def _limit_data(pid: int, limit: int, uid: int | None) -> None:
     """Let one giant allocation fail as MemoryError, which a look several times a second would see too late.
 
     What the process has reserved without using (stacks, arenas) is not held against it.
     """
     values = _status(pid)
     room = limit + max(0, values.get("VmData", 0) - values.get("RssAnon", 0)) + (64 << 20)
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        resource.prlimit(pid, resource.RLIMIT_DATA, (room, room))
+
+    def apply() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(pid, resource.RLIMIT_DATA, (room, room))
+
+    try:
+        apply()
+    except PermissionError:
+        if uid is not None:  # root without CAP_SYS_RESOURCE, as in a container: the job's own user may
+            _as_user(uid, apply)

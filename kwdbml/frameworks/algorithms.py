@@ -75,6 +75,7 @@ _CLASS_WEIGHT = Hyperparameter(
     choices=("none", "balanced"),
     problem_types=(B, M),
 )
+_LEAF = "rows in a leaf at least; the default is less where there are fewer than 20 times as many rows"
 _LEARNING_RATE = _real(0.1, 1e-6, 1.0, "how much each tree corrects the ones before it")
 _L2 = _real(1.0, 0.0, 1e9, "L2 regularization of the leaves")
 _L1 = _real(0.0, 0.0, 1e9, "L1 regularization of the leaves")
@@ -108,7 +109,7 @@ _ALL = (
         {
             "n_estimators": _count(100, 2_000, "number of trees"),
             "max_depth": _count(12, 64, "depth of a tree at most"),
-            "min_samples_leaf": _count(10, 1_000_000, "rows in a leaf at least"),
+            "min_samples_leaf": _count(10, 1_000_000, _LEAF),
             "max_features": Hyperparameter(
                 "float",
                 None,
@@ -129,7 +130,7 @@ _ALL = (
             "learning_rate": _LEARNING_RATE,
             "max_leaf_nodes": _count(31, 4_096, "leaves of a tree at most", low=2),
             "max_depth": Hyperparameter("int", None, "depth of a tree at most; null: no limit", 1, 64),
-            "min_samples_leaf": _count(20, 1_000_000, "rows in a leaf at least"),
+            "min_samples_leaf": _count(20, 1_000_000, _LEAF),
             "l2_regularization": _real(0.0, 0.0, 1e9, "L2 regularization of the leaves"),
             "max_bins": _count(255, 255, "bins per column at most", low=2),
             "early_stopping": Hyperparameter(
@@ -166,7 +167,7 @@ _ALL = (
             "learning_rate": _LEARNING_RATE,
             "num_leaves": _count(31, 4_096, "leaves of a tree at most", low=2),
             "max_depth": Hyperparameter("int", None, "depth of a tree at most; null: no limit", 1, 64),
-            "min_child_samples": _count(20, 1_000_000, "rows in a leaf at least"),
+            "min_child_samples": _count(20, 1_000_000, _LEAF),
             "subsample": _ROWS,
             "colsample_bytree": _COLUMNS,
             "reg_alpha": _L1,

@@ -7,7 +7,8 @@ known values; a text never seen, or too rare to be kept, is treated as missing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,9 @@ from kwdbml.model import ProblemType
 MAX_CATEGORIES_TREE = 254
 MAX_CATEGORIES_LINEAR = 100
 
+_LEAF_SIZES = ("min_samples_leaf", "min_child_samples")
+_LEAVES = 20  # that the rows should fill at least
+
 _LINEAR = ("logistic_regression", "linear_regression")
 _FLOAT32 = ("random_forest", "xgboost")  # these compute in float32, where 1e300 would be infinite
 
@@ -47,15 +51,17 @@ def fit(
     *,
     threads: int,
     seed: int,
+    given: Collection[str] = (),
 ) -> Pipeline:
-    """The fitted pipeline. ``parameters`` have passed ``validate_hyperparameters``.
+    """The fitted pipeline. ``parameters`` have passed ``validate_hyperparameters``; ``given`` are no defaults.
 
-    InvalidParameter when no feature has a value, or when classes are fractions.
+    InvalidParameter when no feature has a value, when classes are fractions, or when the algorithm cannot cope.
     """
     frame = frame[sorted(frame.columns)]
     numbers, texts = _usable_columns(frame)
     if problem_type != ProblemType.REGRESSION:
         _check_labels(target)
+    parameters = {**parameters, **_smaller_leaves(parameters, given, len(frame))}
     limit = min(MAX_CATEGORIES_TREE, parameters.get("max_bins", 255) - 1)
     categories = [_frequent(frame[name], MAX_CATEGORIES_LINEAR if algorithm in _LINEAR else limit) for name in texts]
     prepare = _preprocessing(algorithm, numbers, texts, categories)
@@ -65,14 +71,36 @@ def fit(
     fit_parameters: dict[str, Any] = {}
     if algorithm == "lightgbm":
         fit_parameters["model__categorical_feature"] = [i for i, text in enumerate(kinds) if text]
-    return Pipeline([("prepare", prepare), ("model", model)]).fit(frame, target, **fit_parameters)
+    try:
+        return Pipeline([("prepare", prepare), ("model", model)]).fit(frame, target, **fit_parameters)
+    except _refusals() as error:
+        raise InvalidParameter(
+            f"{algorithm} cannot learn from train_data: {(str(error).strip() or type(error).__name__).splitlines()[0]}",
+            hint="look for values that are very large, for too few rows, or try another algorithm",
+        ) from error
+
+
+def _smaller_leaves(parameters: Mapping[str, Any], given: Collection[str], rows: int) -> dict[str, int]:
+    """A leaf's least number of rows where nobody chose it: a default for many rows would leave few ones unsplit."""
+    most = max(1, rows // _LEAVES)
+    return {name: min(parameters[name], most) for name in _LEAF_SIZES if name in parameters and name not in given}
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What libraries raise for data that they cannot learn from; those that are not at work raise nothing."""
+    names = [("xgboost.core", "XGBoostError"), ("lightgbm.basic", "LightGBMError")]
+    own = [getattr(sys.modules[module], name) for module, name in names if module in sys.modules]
+    return (ValueError, ArithmeticError, *own)
 
 
 def _usable_columns(frame: pd.DataFrame) -> tuple[list[str], list[str]]:
     """Columns of numbers and of texts, without those that have no value at all."""
     usable = [name for name in frame.columns if frame[name].notna().any()]
     if not usable:
-        raise InvalidParameter("no feature has a single value in the training data")
+        raise InvalidParameter(
+            f"no feature has a single value in train_data: {', '.join(frame.columns[:20])}",
+            hint="each is NULL, NaN or infinite in every row: give rows or columns that have values",
+        )
     texts = [name for name in usable if frame[name].dtype == object]
     return [name for name in usable if frame[name].dtype != object], texts
 

@@ -42,7 +42,14 @@ def run(plpy: Any, function: str, arguments: str, bundles: list[bytes | None] | 
     except plpy.SPIError as error:
         # spidata: sqlerrcode, detail, hint, query, position, schema, table, column, datatype, constraint
         data = getattr(error, "spidata", None) or (None, None, None)
-        return ["error", getattr(error, "sqlstate", None) or "XX000", str(error), data[1] or "", data[2] or ""]
+        sqlstate = getattr(error, "sqlstate", None) or "XX000"
+        return ["error", sqlstate, str(error), data[1] or "", data[2] or _CURES.get(sqlstate, "")]
+
+
+#: What PostgreSQL gives no hint for, and what helps against it when a call of ours meets it.
+_CURES = {
+    "25006": "The call writes a row: it needs a transaction that may write (BEGIN READ WRITE), on the primary server.",
+}
 
 
 def query(plpy: Any, name: str, *args: Any) -> list[dict[str, Any]]:
@@ -79,7 +86,7 @@ def _statements() -> dict[str, tuple[str, list[str]]]:
     }
 
 
-def parse_json(value: Any, what: str) -> Any:
+def parse_json(value: Any, what: str, hint: str) -> Any:
     """The value of a jsonb or text argument: JSON that came as text is parsed, the rest is taken as it is."""
     if not isinstance(value, str):
         return value
@@ -90,7 +97,13 @@ def parse_json(value: Any, what: str) -> Any:
         json.dumps(parsed, ensure_ascii=False).encode()  # an escaped half of a character has no bytes
         return parsed
     except (ValueError, RecursionError) as error:
-        raise InvalidParameter(f"{what} is not JSON: {error}", hint='For example {"queue": "night"}.') from None
+        raise InvalidParameter(f"{what} is not JSON: {error}", hint=hint) from None
+
+
+def as_shown(value: Any) -> str:
+    """A value as a message shows it: text as it is, anything else as JSON, a long one cut."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 200 else text[:200] + "…"
 
 
 def _no_constant(name: str) -> Any:

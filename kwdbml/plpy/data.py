@@ -11,8 +11,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from kwdbml.errors import InsufficientPrivilege, InvalidParameter, NullNotAllowed, UndefinedTable
-from kwdbml.plpy import query
+from kwdbml.errors import InsufficientPrivilege, InvalidParameter, KwdbmlError, NullNotAllowed, UndefinedTable
+from kwdbml.plpy import as_shown, query
 
 _PART = r'(?:"(?:[^"\0]|"")+"|[^\W\d][\w$]*)'
 _RELATION = re.compile(rf"\s*({_PART})(?:\s*\.\s*({_PART}))?(?:\s*\.\s*({_PART}))?\s*\Z")
@@ -24,6 +24,24 @@ _TOKEN = re.compile(
     |(?<![\w$])\$(?P<tag>(?:[^\W\d]\w*)?)\$.*?\$(?P=tag)\$|(?P<semicolon>;)|[^\s]|\s+""",
     re.VERBOSE | re.DOTALL,
 )
+#: what helps against an error of PostgreSQL's in a query, where it does not say so itself
+_CURES = {
+    "22P02": "A literal in the query does not read as its type: write it otherwise, or cast to another type.",
+    "25006": "The query calls a function that writes; data is read in a transaction that may not.",
+    "3F000": "Name a schema that exists.",
+    "42501": "You need the right yourself: SELECT on each relation, EXECUTE on each function.",
+    "42702": "Put the relation's name or alias before the column.",
+    "42703": "Name a column that is there; PostgreSQL folds names to lower case unless they are in double quotes.",
+    "42704": "Name a type or object that exists, with its schema where search_path does not lead to it.",
+    "42725": "Cast the arguments, so that one function fits best.",
+    "42803": "Put the column into GROUP BY or into an aggregate.",
+    "42883": "Cast the arguments to the types of a function that is there, or name its schema.",
+    "42P01": "Name a relation that exists, with its schema where search_path does not lead to it.",
+    "42P02": "A query has no parameters here: write the value into it, for example with format('… %L …', value).",
+}
+_ANY_CURE = "Run the query by itself until it gives rows."
+#: classes of errors that speak of a query, and not of the server, the session or a cancelation
+_ABOUT_QUERIES = {"0A", "21", "22", "23", "25", "3F", "38", "39", "42", "P0"}
 _QUERY_HINT = "Give a relation, or one SELECT, WITH, TABLE or VALUES that changes and locks nothing."
 
 
@@ -39,6 +57,15 @@ class DataSet:
     @property
     def names(self) -> dict[str, dict[str, Any]]:
         return {c["name"]: c for c in self.columns}
+
+
+class QueryError(KwdbmlError):
+    """What PostgreSQL says of a query, with the argument's name before it and a cure after it."""
+
+    def __init__(self, error: Any, argument: str) -> None:
+        _, detail, hint = (tuple(getattr(error, "spidata", None) or ()) + (None,) * 3)[:3]
+        self.sqlstate = str(error.sqlstate)
+        super().__init__(f"{argument}: {error}", hint=hint or _CURES.get(self.sqlstate, _ANY_CURE), detail=detail or "")
 
 
 def unquote(part: str) -> str:
@@ -66,19 +93,21 @@ def describe(plpy: Any, text: str | None, argument: str) -> DataSet:
 
 
 def _relation(plpy: Any, parts: list[str], argument: str) -> DataSet:
-    shown = ".".join(parts)
+    shown = as_shown(".".join(parts))
     name = _qualify(plpy, parts, shown)
     rows = query(plpy, "relation", name)
     if not rows:
         raise UndefinedTable(
-            f'relation "{shown}" does not exist',
-            hint=f"{argument} names a relation; a query starts with SELECT or WITH.",
+            f'{argument}: relation "{shown}" does not exist',
+            hint="Name a relation that exists, with its schema where search_path does not lead to it; or give a query.",
         )
     rel = rows[0]
     if rel["kind"] not in "rvmfp":
-        raise InvalidParameter(f'"{shown}" is not a table or view', hint=_QUERY_HINT)
+        raise InvalidParameter(f'{argument}: "{shown}" is not a table or view', hint=_QUERY_HINT)
     if not rel["readable"]:
-        raise InsufficientPrivilege(f"permission denied for relation {shown}", hint="You need SELECT on it.")
+        raise InsufficientPrivilege(
+            f"{argument}: permission denied for relation {shown}", hint="You need SELECT on it."
+        )
     if rel["persistence"] == "t":
         raise _temporary(shown)
     qualified = f"{plpy.quote_ident(rel['schema'])}.{plpy.quote_ident(rel['name'])}"
@@ -147,7 +176,7 @@ def _query(plpy: Any, text: str, argument: str) -> DataSet:
         plan = json.loads(next(iter(with_cursor))["QUERY PLAN"])[0]["Plan"]
         rows = float(plan.get("Plan Rows", 0))
     except plpy.SPIError as error:
-        raise _explained(error, statement, argument) from None
+        raise explained(error, argument, statement) from None
     finally:
         if with_cursor is not None:
             with_cursor.close()
@@ -155,7 +184,7 @@ def _query(plpy: Any, text: str, argument: str) -> DataSet:
     try:
         result = plpy.execute(f"SELECT * FROM (\n{statement}\n) AS kwdbml_data_set LIMIT 0")  # noqa: S608 one SELECT
     except plpy.SPIError as error:
-        raise _explained(error, statement, argument) from None
+        raise explained(error, argument, statement) from None
     types = query(plpy, "type_names", result.coltypes(), result.coltypmods())
     columns = [
         {"name": n, "oid": o, "typmod": m, "type": t["type"]}
@@ -176,10 +205,11 @@ def _check_plan(node: dict[str, Any], argument: str) -> None:
         _check_plan(child, argument)
 
 
-def _explained(error: Any, statement: str, argument: str) -> Exception:
-    """PostgreSQL's own error where it speaks of the query; a clearer one where it would speak of our EXPLAIN."""
-    if getattr(error, "sqlstate", "") not in ("42601", "0A000", "42P11"):
-        return error  # type: ignore[no-any-return]
+def explained(error: Any, argument: str, statement: str | None = None) -> Exception:
+    """PostgreSQL's own error, where it speaks of the query; a clearer one where it would speak of our EXPLAIN."""
+    sqlstate = getattr(error, "sqlstate", None) or ""
+    if statement is None or sqlstate not in ("42601", "0A000", "42P11"):
+        return QueryError(error, argument) if sqlstate[:2] in _ABOUT_QUERIES else error
     from kwdbml.dialect import statement_kind
 
     kind = statement_kind(statement)

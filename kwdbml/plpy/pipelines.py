@@ -7,7 +7,8 @@ import json
 from typing import Any
 
 from kwdbml.errors import DuplicateObject, InvalidParameter, NullNotAllowed
-from kwdbml.plpy import bundles, data, names, parse_json, query
+from kwdbml.plpy import as_shown, bundles, data, names, parse_json, query
+from kwdbml.plpy.settings import check_positive_label
 
 PROBLEM_TYPES = {
     "r": "r", "regression": "r", "b": "b", "binary_classification": "b",
@@ -23,7 +24,7 @@ def import_training_pipeline(
     input_schema: str, output_schema: str, pipeline_entity: bytes | None, transformer_entity: bytes | None,
 ) -> str:  # fmt: skip
     """Store a checked bundle under a new name; the name."""
-    schema, obj = names.resolve(plpy, "training pipeline", name)
+    schema, obj = names.resolve(plpy, "training pipeline", name, to_make=True)
     declared: dict[str, Any] = {
         "problem_type": _problem_type(problem_type),
         "features": _columns(input_schema, "input_schema"),
@@ -53,11 +54,13 @@ def create_training_pipeline(
     """Store a pipeline of built-in code, its columns read off the data as the caller; the name."""
     from kwdbml.frameworks.algorithms import ALGORITHMS, validate_hyperparameters
 
-    schema, obj = names.resolve(plpy, "training pipeline", name)
+    schema, obj = names.resolve(plpy, "training pipeline", name, to_make=True)
     if algorithm is None:
         raise NullNotAllowed("algorithm is NULL", hint="Algorithms: " + ", ".join(ALGORITHMS) + ".")
     if algorithm.lower() not in ALGORITHMS:
-        raise InvalidParameter(f'unknown algorithm "{algorithm}"', hint="Algorithms: " + ", ".join(ALGORITHMS) + ".")
+        raise InvalidParameter(
+            f'unknown algorithm "{as_shown(algorithm)}"', hint="Algorithms: " + ", ".join(ALGORITHMS) + "."
+        )
     spec = ALGORITHMS[algorithm.lower()]
     if target is None:
         raise NullNotAllowed("target is NULL", hint="Name the column to predict.")
@@ -67,8 +70,9 @@ def create_training_pipeline(
         raise InvalidParameter(
             f'target "{target}" is no column of train_data', hint="Columns: " + ", ".join(columns) + "."
         )
-    wanted = _wanted_features(features, target, columns)
-    kind = _problem_type(problem_type) if problem_type else _infer(plpy, found, target, columns[target])
+    wanted = [{"name": f, "type": _type_of(columns, f, "feature")} for f in _wanted_features(features, target, columns)]
+    given = None if problem_type is None else _problem_type(problem_type)
+    kind = _judged(plpy, found, target, columns[target], given)
     if kind not in spec.problem_types:
         raise InvalidParameter(
             f"{algorithm} does not fit problem type {kind}",
@@ -76,16 +80,16 @@ def create_training_pipeline(
             + ", ".join(spec.problem_types)
             + "; kwdbml.algorithms() lists all. Give problem_type if the target was misjudged.",
         )
+    asked = _object(hyperparameters, "hyperparameters")
+    check_positive_label(kind, asked)
     declared = {
         "problem_type": kind,
-        "features": [{"name": f, "type": _type_of(columns, f, "feature")} for f in wanted],
+        "features": wanted,
         "target": [{"name": target, "type": _target_type(columns, target, kind)}],
         "framework": spec.framework,
         "runtime": "builtin",
         "algorithm": algorithm.lower(),
-        "hyperparameters": validate_hyperparameters(
-            algorithm.lower(), kind, _object(hyperparameters, "hyperparameters")
-        ),
+        "hyperparameters": validate_hyperparameters(algorithm.lower(), kind, asked),
     }
     declared["content_hash"] = _content_hash(declared, {})
     _insert(plpy, schema, obj, {**declared, "description": description or "", "scripts": []})
@@ -109,11 +113,10 @@ def algorithms(_plpy: Any) -> list[dict[str, Any]]:
 
 
 def _object(value: Any, argument: str) -> dict[str, Any]:
-    parsed = {} if value is None else parse_json(value, argument)
+    hint = 'For example {"max_depth": 3}.'
+    parsed = {} if value is None else parse_json(value, argument, hint)
     if not isinstance(parsed, dict):
-        raise InvalidParameter(
-            f"{argument} is not an object: {json.dumps(parsed)}", hint='For example {"max_depth": 3}.'
-        )
+        raise InvalidParameter(f"{argument} is not an object: {as_shown(parsed)}", hint=hint)
     return parsed
 
 
@@ -123,7 +126,7 @@ def _problem_type(value: str | None) -> str:
         raise NullNotAllowed("problem_type is NULL", hint=hint)
     found = PROBLEM_TYPES.get(value.strip().lower())
     if found is None:
-        raise InvalidParameter(f'unknown problem type "{value}"', hint=hint)
+        raise InvalidParameter(f'unknown problem type "{as_shown(value)}"', hint=hint)
     return found
 
 
@@ -149,7 +152,7 @@ def _columns(value: str | None, argument: str) -> list[dict[str, str]]:
     hint = '[{"name": "x", "type": "FLOAT"}, …]; types: ' + ", ".join(_COLUMN_TYPES) + "."
     if value is None:
         raise NullNotAllowed(f"{argument} is NULL", hint=hint)
-    given = parse_json(value, argument)
+    given = parse_json(value, argument, hint)
     given = [given] if isinstance(given, dict) else given
     if not isinstance(given, list) or not given:
         raise InvalidParameter(f"{argument} is not an array of columns", hint=hint)
@@ -158,9 +161,7 @@ def _columns(value: str | None, argument: str) -> list[dict[str, str]]:
         fields = {k.strip(): v for k, v in item.items()} if isinstance(item, dict) else {}
         name, kind = fields.get("name"), str(fields.get("type")).strip().upper()
         if not isinstance(name, str) or not name.strip() or kind not in _COLUMN_TYPES:
-            raise InvalidParameter(
-                f"{argument} has an invalid column: {json.dumps(item, ensure_ascii=False)}", hint=hint
-            )
+            raise InvalidParameter(f"{argument} has an invalid column: {as_shown(item)}", hint=hint)
         answer.append({"name": name.strip(), "type": kind})
     return answer
 
@@ -188,6 +189,8 @@ def _wanted_features(features: list[str] | None, target: str, columns: dict[str,
         wanted = features
         if None in features:
             raise NullNotAllowed("features holds a NULL", hint="Name columns of train_data.")
+        if not all(isinstance(f, str) for f in features):
+            raise InvalidParameter("features has more than one dimension", hint="Give a plain list: ARRAY['a', 'b'].")
         for f in features:
             if f not in columns or f == target:
                 what = "the target" if f == target else "no column of train_data"
@@ -221,20 +224,39 @@ def _target_type(columns: dict[str, dict[str, Any]], name: str, problem_type: st
     return "BOOL" if columns[name]["bool"] else kind
 
 
-def _infer(plpy: Any, found: data.DataSet, target: str, column: dict[str, Any]) -> str:
-    """The problem type from the target's type and values, counted as the caller."""
+def _judged(plpy: Any, found: data.DataSet, target: str, column: dict[str, Any], given: str | None) -> str:
+    """The problem type as given, or from the target's type and values, of which there must be enough to learn it."""
     kind = _type_of({target: column}, target, "target")
-    if column["bool"]:
-        return "b"
-    if kind == "FLOAT":
-        return "r"
+    obvious = given or ("b" if column["bool"] else "r" if kind == "FLOAT" else None)
+    values = _few_values(plpy, found, target, distinct=obvious != "r")
+    if not values:
+        raise InvalidParameter(
+            "train_data has no rows with a target", hint=f'There are none at all, or "{target}" is NULL in each.'
+        )
+    if len(values) == 1:
+        what = "one row with a target" if obvious == "r" else f'one value in its target "{target}": {values[0]}'
+        raise InvalidParameter(f"train_data has only {what}", hint="Nothing can be learnt from that: give more data.")
+    inferred = "b" if len(values) == 2 else "r" if kind == "INT" and len(values) > _FEW else "m"
+    if obvious == "b" and len(values) > 2:
+        raise InvalidParameter(
+            f'target "{target}" has more than two values: {", ".join(values[:3])} …',
+            hint=f"Binary classification is for two. The problem type could be '{inferred}'.",
+        )
+    return obvious or inferred
+
+
+def _few_values(plpy: Any, found: data.DataSet, target: str, *, distinct: bool) -> list[str]:
+    """Values of the target, seen as the caller: enough to know whether they are few, no NULL; no NaN if distinct."""
     name = plpy.quote_ident(target)
+    which = "DISTINCT " if distinct else ""
     # quoted, and one SELECT of the caller's own
-    distinct = f"SELECT DISTINCT {name} FROM (\n{found.query}\n) AS d WHERE {name} IS NOT NULL LIMIT {_FEW + 1}"  # noqa: S608
-    counted = plpy.execute(f"SELECT count(*) AS n FROM ({distinct}) AS v")[0]["n"]  # noqa: S608
-    if counted == 2:
-        return "b"
-    return "r" if kind == "INT" and counted > _FEW else "m"
+    few = f"SELECT {which}{name} AS v FROM (\n{found.query}\n) AS d WHERE {name} IS NOT NULL LIMIT {_FEW + 1}"  # noqa: S608
+    try:
+        rows = plpy.execute(f"SELECT pg_catalog.left(v::pg_catalog.text, 40) AS v FROM ({few}) AS f")  # noqa: S608
+    except plpy.SPIError as error:
+        raise data.explained(error, "train_data") from None
+    number = found.names[target]["type"] in ("real", "double precision") or "numeric" in found.names[target]["type"]
+    return sorted(r["v"] for r in rows if not (distinct and r["v"] == "NaN" and number))
 
 
 def _content_hash(declared: dict[str, Any], parts: dict[str, bytes]) -> str:

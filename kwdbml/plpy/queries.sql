@@ -3,7 +3,8 @@
 -- by: else every call is planned anew, in the hope that the value tells the planner something.
 
 -- name: resolve_schema(text)
-SELECT n.nspname::text AS name, pg_catalog.has_schema_privilege(n.oid, 'USAGE') AS usage
+SELECT n.nspname::text AS name, pg_catalog.has_schema_privilege(n.oid, 'USAGE') AS usage,
+       kwdbml._is_system_schema(n.nspname::text) AS system
 FROM pg_catalog.pg_namespace n
 WHERE n.nspname::text IN (coalesce($1, pg_catalog.current_schema()::text), pg_catalog.lower($1))
 ORDER BY n.nspname::text = $1 DESC LIMIT 1
@@ -73,9 +74,11 @@ LEFT JOIN kwdbml.model_version v ON v.model_id = m.id AND CASE
 WHERE m.schema = $1 AND m.name = $2
 
 -- name: model_to_extend(text, text)
-SELECT m.problem_type, m.features, m.target, kwdbml._model_right(m.id, 'CREATE', current_user) AS may_create,
-       kwdbml._model_right(m.id, 'UPDATE', current_user) AS may_update
-FROM kwdbml.model m WHERE m.schema = $1 AND m.name = $2
+SELECT m.id IS NOT NULL AS visible, m.problem_type, m.features, m.target,
+       CASE WHEN m.id IS NULL THEN kwdbml._model_taken($1, $2) END AS taken,
+       CASE WHEN m.id IS NOT NULL THEN kwdbml._model_right(m.id, 'CREATE', current_user) END AS may_create,
+       CASE WHEN m.id IS NOT NULL THEN kwdbml._model_right(m.id, 'UPDATE', current_user) END AS may_update
+FROM (VALUES (1)) AS always LEFT JOIN kwdbml.model m ON m.schema = $1 AND m.name = $2
 
 -- name: check_result_table(text, text, text, text, text)
 SELECT kwdbml._check_result_table($1, $2, kwdbml._result_columns($3::jsonb, $4::jsonb), $5, current_user)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from kwdbml import quantity
 from kwdbml.errors import InvalidParameter
-from kwdbml.plpy import parse_json
+from kwdbml.plpy import as_shown, parse_json
 
 PRIORITIES = {"HIGH": 1, "NORMAL": 0, "LOW": -1}
+_HINT = 'For example {"queue": "night"}.'
 
 
 @dataclass
@@ -28,30 +30,37 @@ class Settings:
     hyperparameters: dict[str, Any] = field(default_factory=dict)
 
 
+def _json(value: Any) -> str:
+    return as_shown(json.dumps(value, ensure_ascii=False))
+
+
 def _text(key: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip() or len(value) > 1000:
-        raise InvalidParameter(f"settings.{key} is {value!r}, not a name", hint="Give a text that is not empty.")
+        raise InvalidParameter(
+            f"settings.{key} is not a name: {_json(value)}", hint="Give a text of 1 to 1000 characters."
+        )
     return value
 
 
 def _engine(key: str, value: Any) -> str:
     name = _text(key, value).lower()
     if name != "local":
-        raise InvalidParameter(f'unknown engine "{value}"', hint="Engines: local.")
+        raise InvalidParameter(f"unknown engine {_json(value)}", hint="Engines: local.")
     return name
 
 
 def _priority(_key: str, value: Any) -> int:
     name = str(value).upper()
     if name not in PRIORITIES:
-        raise InvalidParameter(f'unknown priority "{value}"', hint="Priorities: HIGH, NORMAL, LOW.")
+        raise InvalidParameter(f"unknown priority {_json(value)}", hint="Priorities: HIGH, NORMAL, LOW.")
     return PRIORITIES[name]
 
 
 def _texts(key: str, value: Any) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
         raise InvalidParameter(
-            f"settings.{key} is not an object of strings", hint=f'For example {{"{key}": {{"a": "b"}}}}.'
+            f"settings.{key} is not an object of strings: {_json(value)}",
+            hint=f'For example {{"{key}": {{"a": "b"}}}}.',
         )
     return value
 
@@ -68,7 +77,7 @@ def _env(key: str, value: Any) -> dict[str, str]:
 
 def _object(key: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise InvalidParameter(f"settings.{key} is not an object", hint=f'For example {{"{key}": {{}}}}.')
+        raise InvalidParameter(f"settings.{key} is not an object: {_json(value)}", hint="Give an object, such as {}.")
     return value
 
 
@@ -79,22 +88,29 @@ def _flavour(key: str, value: Any) -> dict[str, Any]:
         raise InvalidParameter(
             f'unknown key "{min(unknown)}" in settings.flavour', hint="Keys: name, cpu, mem, scalarResources."
         )
+    if "name" in flavour:
+        _text("flavour.name", flavour["name"])
     if "cpu" in flavour:
         quantity.cores(flavour["cpu"])
     if "mem" in flavour:
         quantity.memory(flavour["mem"])
+    _object("flavour.scalarResources", flavour.get("scalarResources", {}))
     return flavour
 
 
 def _ttl(_key: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidParameter(f"settings.ttl is {value!r}, not a number of seconds", hint="0 or less means no limit.")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e12:
+        raise InvalidParameter(
+            f"settings.ttl is not a number of seconds: {_json(value)}", hint="0 or less means no limit."
+        )
     return value
 
 
 def _retries(_key: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 100:
-        raise InvalidParameter(f"settings.retries is {value!r}", hint="A whole number from 0 to 100.")
+        raise InvalidParameter(
+            f"settings.retries is not a whole number from 0 to 100: {_json(value)}", hint="0 means: no second try."
+        )
     return value
 
 
@@ -106,9 +122,9 @@ _KEYS: dict[str, Callable[[str, Any], Any]] = {
 
 def parse(value: Any) -> Settings:
     """Checked settings of a call. 22023 names the key and the cure."""
-    given = parse_json("{}" if value is None else value, "settings")
+    given = parse_json("{}" if value is None else value, "settings", _HINT)
     if not isinstance(given, dict):
-        raise InvalidParameter("settings is not an object", hint='For example {"queue": "night"}.')
+        raise InvalidParameter("settings is not an object", hint=_HINT)
     answer = Settings()
     for key, setting in given.items():
         if key not in _KEYS:
@@ -118,3 +134,12 @@ def parse(value: Any) -> Settings:
             setattr(answer, key, checked)
         answer.shown[key] = sorted(checked) if key == "env" else setting
     return answer
+
+
+def check_positive_label(problem_type: str, hyperparameters: dict[str, Any]) -> None:
+    """22023 where nothing would ever look at it."""
+    if "positive_label" in hyperparameters and problem_type != "b":
+        raise InvalidParameter(
+            f'positive_label is for binary classification, the problem type is "{problem_type}"',
+            hint="Leave it out of the hyperparameters.",
+        )

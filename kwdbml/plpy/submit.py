@@ -17,11 +17,10 @@ from kwdbml.errors import (
     NullNotAllowed,
     UndefinedObject,
 )
-from kwdbml.model import METRICS, ProblemType
-from kwdbml.plpy import about_types, data, names, query
-from kwdbml.plpy.settings import Settings, parse
+from kwdbml.model import ACTIONS, METRICS, ProblemType, objective_groups
+from kwdbml.plpy import about_types, as_shown, data, names, query
+from kwdbml.plpy.settings import Settings, check_positive_label, parse
 
-ACTIONS = ("replace", "append", "error")
 MAX_COLUMNS = 1600  # PostgreSQL's MaxHeapAttributeNumber
 
 
@@ -40,7 +39,7 @@ def train_model(
             raise NullNotAllowed(f"{argument} is NULL", hint="Give true or false.")
     checked = parse(settings)
     pipeline = _pipeline(plpy, pipeline_name, "TRAIN")
-    schema, obj = names.resolve(plpy, "model", model_name)
+    schema, obj = names.resolve(plpy, "model", model_name, to_make=True)
     _check_model_for_training(plpy, schema, obj, pipeline, bool(new_version), bool(deploy))
     _check_hyperparameters(pipeline, checked)
     found = data.describe(plpy, train_data, "train_data")
@@ -65,10 +64,11 @@ def evaluate_model(
     target = json.loads(model["target"])
     _check_fits(pipeline, model)
     own_evaluator = pipeline is not None and "evaluate" in pipeline["scripts"]
-    groups = _objectives(objectives, model["problem_type"], len(target), own_evaluator)
+    _check_objectives(objectives, model["problem_type"], len(target), own_evaluator)
+    check_positive_label(model["problem_type"], checked.hyperparameters)
     found = data.describe(plpy, evaluate_data, "evaluate_data")
     _check_columns(plpy, found, json.loads(model["features"]) + target, "evaluate_data")
-    shown = {"evaluate_data": evaluate_data, "objectives": objectives, "objective_groups": groups}
+    shown = {"evaluate_data": evaluate_data, "objectives": objectives}
     return _insert(plpy, "EVALUATE", found, checked, shown, pipeline, model["name"], model)
 
 
@@ -81,6 +81,7 @@ def batch_predict(
     pipeline = _pipeline(plpy, pipeline_name, "SELECT") if pipeline_name else None
     model = _model_version(plpy, model_name, version, "PREDICT")
     _check_fits(pipeline, model)
+    check_positive_label(model["problem_type"], checked.hyperparameters)
     action = _action(action_if_exists)
     found = data.describe(plpy, batch_data, "batch_data")
     _check_columns(plpy, found, json.loads(model["features"]), "batch_data")
@@ -88,7 +89,7 @@ def batch_predict(
     _check_result(plpy, found, json.loads(model["target"]), schema, table, action)
     shown = {
         "batch_data": batch_data, "result_table": f"{plpy.quote_ident(schema)}.{plpy.quote_ident(table)}",
-        "action_if_exists": action, "result_schema": schema, "result_name": table,
+        "action_if_exists": action,
     }  # fmt: skip
     return _insert(plpy, "BATCH_PREDICT", found, checked, shown, pipeline, model["name"], model)
 
@@ -136,42 +137,51 @@ def _model_version(plpy: Any, name: str, version: int | None, privilege: str) ->
 
 
 def _check_fits(pipeline: dict[str, Any] | None, model: dict[str, Any]) -> None:
-    if pipeline is not None and any(json.loads(pipeline[k]) != json.loads(model[k]) for k in ("features", "target")):
+    differs = _differences(pipeline, model) if pipeline else ""
+    if pipeline and differs:
         raise InvalidParameter(
-            f"training pipeline {pipeline['name']} does not fit model {model['name']}",
+            f"training pipeline {pipeline['name']} does not fit model {model['name']}: {differs}",
             hint="Features and target of both must have the same names, types and order; the pipeline may also be ''.",
         )
+
+
+def _differences(pipeline: dict[str, Any], model: dict[str, Any]) -> str:
+    """In which columns a pipeline differs from a model, in words; empty: in none."""
+    differs = [k for k in ("features", "target") if json.loads(pipeline[k]) != json.loads(model[k])]
+    return f"its {' and '.join(differs)} {'differs' if differs == ['target'] else 'differ'}" if differs else ""
 
 
 def _check_model_for_training(
     plpy: Any, schema: str, obj: str, pipeline: dict[str, Any], new_version: bool, deploy: bool
 ) -> None:
-    """What the landing will check too; a model that the caller cannot see is met only there."""
-    rows = query(plpy, "model_to_extend", schema, obj)
-    if not rows:
+    """What the landing will check too."""
+    model, shown = query(plpy, "model_to_extend", schema, obj)[0], f"{schema}.{obj}"
+    if not model["visible"] and not model["taken"]:
         return
-    model, shown = rows[0], f"{schema}.{obj}"
     if not new_version:
-        raise DuplicateObject(
-            f"model {shown} already exists", hint="Pass new_version_if_exists => true, or choose another name."
-        )
+        cure = "Pass new_version_if_exists => true, or" if model["visible"] else "It is not yours to extend:"
+        raise DuplicateObject(f"model {shown} already exists", hint=f"{cure} choose another name.")
     if not model["may_create"] or (deploy and not model["may_update"]):
         lacking = "CREATE" if not model["may_create"] else "UPDATE"
         raise InsufficientPrivilege(
-            f"permission denied for model {shown}", hint=f"You need {lacking} on it; its creator can grant that."
+            f"permission denied for model {shown}",
+            hint=f"You need {lacking} on it; its creator can grant that. Or choose another name.",
         )
-    differs = [k for k in ("features", "target") if json.loads(model[k]) != json.loads(pipeline[k])]
+    differs = _differences(pipeline, model)
     if model["problem_type"] != pipeline["problem_type"]:
-        differs.insert(0, "problem type")
+        differs = f'its problem type is "{pipeline["problem_type"]}", not "{model["problem_type"]}"'
     if differs:
         raise InvalidParameter(
-            f"training pipeline {pipeline['name']} does not fit model {shown}: another {' and '.join(differs)}",
+            f"training pipeline {pipeline['name']} does not fit model {shown}: {differs}",
             hint="A new version needs the model's problem type, features and target: names, types, order.",
         )
 
 
 def _check_hyperparameters(pipeline: dict[str, Any], settings: Settings) -> None:
-    if pipeline["algorithm"] and settings.hyperparameters:
+    if not settings.hyperparameters:
+        return
+    check_positive_label(pipeline["problem_type"], settings.hyperparameters)
+    if pipeline["algorithm"]:
         from kwdbml.frameworks.algorithms import validate_hyperparameters
 
         validate_hyperparameters(pipeline["algorithm"], pipeline["problem_type"], settings.hyperparameters)
@@ -196,31 +206,32 @@ def _check_columns(plpy: Any, found: data.DataSet, wanted: list[dict[str, str]],
             )
 
 
-def _objectives(text: str | None, problem_type: str, targets: int, anything: bool) -> list[list[str]]:
-    """Metric names in one group per target column; 22023 for one that the built-in evaluator does not know."""
-    if text is None:
-        raise NullNotAllowed("objectives is NULL", hint="Metric names separated by commas.")
-    groups = [[m.strip() for m in group.split(",")] for group in text.split("|")]
+def _check_objectives(text: str | None, problem_type: str, targets: int, anything: bool) -> None:
+    """22023 for a name that the built-in evaluator does not know; a pipeline's own one may take ``anything``."""
     known = METRICS[ProblemType(problem_type)]
+    hint = "Metric names separated by commas" + (f": {', '.join(known)}." if not anything else ".")
+    if text is None:
+        raise NullNotAllowed("objectives is NULL", hint=hint)
+    if not text.strip():
+        raise InvalidParameter("objectives is empty", hint=hint)
+    groups = objective_groups(text)
     for metric in (m for g in groups for m in g):
-        if not metric or (metric.lower() not in known and not anything):
-            raise InvalidParameter(
-                f'unknown objective "{metric}" for problem type {problem_type}',
-                hint="Objectives: " + ", ".join(known) + ".",
-            )
+        if not metric:
+            raise InvalidParameter(f'an empty name in objectives "{as_shown(text)}"', hint=hint)
+        if metric.lower() not in known and not anything:
+            raise InvalidParameter(f'unknown objective "{as_shown(metric)}" for problem type {problem_type}', hint=hint)
     if len(groups) not in (1, targets):
         raise InvalidParameter(
-            f"{len(groups)} groups of objectives for {targets} target columns",
+            f"{len(groups)} groups of objectives for {targets} target column{'s' if targets > 1 else ''}",
             hint="One group per target, separated by |.",
         )
-    return groups if anything else [[m.lower() for m in g] for g in groups]
 
 
 def _action(value: str | None) -> str:
     if value is None:
         raise NullNotAllowed("action_if_exists is NULL", hint="replace, append or error.")
     if value.strip().lower() not in ACTIONS:
-        raise InvalidParameter(f'unknown action_if_exists "{value}"', hint="replace, append or error.")
+        raise InvalidParameter(f'unknown action_if_exists "{as_shown(value)}"', hint="replace, append or error.")
     return value.strip().lower()
 
 
@@ -233,7 +244,7 @@ def _result_table(plpy: Any, name: str | None) -> tuple[str, str]:
         parts = parts[1:]
     if not parts or len(parts) > 2 or any(len(p.encode()) > 63 for p in parts):
         raise InvalidParameter(
-            f'invalid result table name "{name}"',
+            f'invalid result table name "{as_shown(name)}"',
             hint="Name a table: t or schema.t, parts in double quotes where needed.",
         )
     if len(parts) == 2:

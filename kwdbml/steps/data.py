@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
+from kwdbml.model import DATA_ARGUMENTS
 from kwdbml.steps.failure import NoRows, StepError
 from kwdbml.steps.spec import Column, Job
 
@@ -48,12 +49,17 @@ class DataSet:
 
     def labelled(self) -> Rows:
         """All rows that have their targets, features and targets; NoRows when none is left."""
+        argument = DATA_ARGUMENTS[self._job.type]
         rows = self._whole(self._job.features, self._job.targets)
         if rows.read == 0:
-            raise NoRows("the data set has no rows")
+            raise NoRows(f"{argument} has no rows", hint="let the query give at least one; look at its WHERE")
         if rows.dropped == rows.read:
             names = ", ".join(self._job.target_names)
-            raise NoRows(f"all {rows.read} rows were dropped: the target {names} is NULL or NaN in every one of them")
+            raise NoRows(
+                f"all {rows.read} rows of {argument} were dropped: the target {names} is NULL, NaN or infinite in every"
+                " one of them",
+                hint="give rows in which the target has a value",
+            )
         return rows
 
     def batches(self, at_least: int) -> Iterator[tuple[Rows, float]]:

@@ -34,7 +34,7 @@ def built_in(job: Job, predictor: Predictor, frame: pd.DataFrame, target: pd.Dat
     answers = predictor.answers(frame, with_scores=True) if len(frame) else None
     positives = []
     for number, name in enumerate(job.target_names):
-        objectives = _group(job, number)
+        objectives = [name.lower() for name in _group(job, number)]
         values = _one_target(answers, number, len(job.targets)) if answers else Answers(target[name].to_numpy())
         found = metrics.score(job.problem_type, objectives, target[name].to_numpy(), values, job.positive_label)
         prefix = "" if len(job.targets) == 1 else f"{name}."

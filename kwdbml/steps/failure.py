@@ -54,7 +54,8 @@ def message_of(error: BaseException) -> str:
     if isinstance(error, KwdbmlError):
         return _short(f"{error.message}; {error.hint}" if error.hint else error.message)
     if isinstance(error, MemoryError):
-        return _short(f"out of memory: {error}" if str(error) else "out of memory")
+        told = f"out of memory: {error}" if str(error) else "out of memory"
+        return _short(f"{told}; use less, or ask for more with settings.flavour.mem")
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
     if isinstance(error, KeyError) and len(error.args) == 1:

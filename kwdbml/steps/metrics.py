@@ -147,8 +147,8 @@ def positive_of(labels: list[Any], asked: Any) -> Any:
         for label in labels:
             if str(label).lower() == str(asked).lower():
                 return label
-        shown = ", ".join(map(str, labels[:20]))
-        raise StepError(f'positive_label "{asked}" is no label of the target', hint=f"its labels are {shown}")
+        shown = ", ".join(map(repr, labels[:20])) + (" …" if len(labels) > 20 else "")
+        raise StepError(f"positive_label {asked!r} is no label of the target", hint=f"its labels are {shown}")
     if len(labels) > 1:
         return labels[1]
     if labels and isinstance(labels[0], bool):

@@ -36,6 +36,8 @@ def built_in(job: Job, control: Control, outcome: Outcome) -> None:
     target = job.target_names[0]
     if job.classifies:
         _check_class_count(job, frame[target])
+    else:
+        _check_constant(frame[target])
     stratify = frame[target].to_numpy() if job.classifies else None
     split = holdout.by_hash(frame, stratify, job.seed)
     outcome.hold_out = split.as_json()
@@ -46,8 +48,9 @@ def built_in(job: Job, control: Control, outcome: Outcome) -> None:
     from kwdbml.frameworks import builtin  # scikit-learn: a job of another framework does without it
 
     model = builtin.fit(
-        job.algorithm, job.problem_type, features, labels, parameters, threads=job.threads, seed=job.seed
-    )
+        job.algorithm, job.problem_type, features, labels, parameters, threads=job.threads, seed=job.seed,
+        given=job.hyperparameters.keys(),
+    )  # fmt: skip
     control.enter("evaluate")
     tool = framework(job.framework)
     held_out = split.test[job.feature_names], split.test[[target]]
@@ -170,6 +173,14 @@ def _labelled(job: Job, outcome: Outcome) -> pd.DataFrame:
     return rows.frame
 
 
+def _check_constant(target: pd.Series[Any]) -> None:
+    if bool((target == target.iloc[0]).all()):
+        raise StepError(
+            f'the target "{target.name}" is {target.iloc[0]} in all {len(target)} rows of train_data',
+            hint="there is nothing to learn: give rows in which it differs",
+        )
+
+
 def _check_class_count(job: Job, target: pd.Series[Any]) -> None:
     count = target.nunique()
     if job.problem_type == ProblemType.BINARY and count > 2:
@@ -180,7 +191,8 @@ def _check_class_count(job: Job, target: pd.Series[Any]) -> None:
         )
     if count > MAX_CLASSES:
         raise InvalidParameter(
-            f'the target "{target.name}" has {count} classes, more than {MAX_CLASSES}', hint="is it a regression?"
+            f'the target "{target.name}" has {count} classes, more than {MAX_CLASSES}',
+            hint="make the pipeline for a Regression, or leave out rare classes",
         )
 
 

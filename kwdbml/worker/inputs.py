@@ -11,20 +11,22 @@ from kwdbml import quantity
 from kwdbml.dataset import Staged
 from kwdbml.engines.base import Resources, Run
 from kwdbml.errors import EngineError
+from kwdbml.model import objective_groups
 from kwdbml.store import Claim, Store
+from kwdbml.worker.request import settings_of
 
 
 def run_of(claim: Claim, spec: dict[str, Any]) -> Run:
-    """The engine's view of an attempt. InvalidParameter for a flavour that a hand-written request got wrong."""
-    settings = spec["settings"]
-    flavour = settings.get("flavour") or {}
+    """The engine's view of an attempt. InvalidParameter for what a hand-written request got wrong."""
+    settings = settings_of(spec)
+    flavour = settings.shown.get("flavour", {})
     resources = Resources(
         cpu=quantity.cores(flavour["cpu"]) if "cpu" in flavour else None,
         memory=quantity.memory(flavour["mem"]) if "mem" in flavour else None,
-        scalar=flavour.get("scalarResources") or {},
+        scalar=flavour.get("scalarResources", {}),
     )
     ttl = float(spec["ttl"])
-    return Run(claim.run_name, resources, ttl if ttl > 0 else None, spec["env"], trusted=not spec["user_code"])
+    return Run(claim.run_name, resources, ttl if ttl > 0 else None, settings.env, trusted=not spec["user_code"])
 
 
 async def fetch_bundles(store: Store, claim: Claim, inputs: Path) -> dict[str, bool]:
@@ -58,18 +60,23 @@ def write_spec(inputs: Path, claim: Claim, spec: dict[str, Any], staged: Staged,
         {**t, **({"column": by_role["target"][t["name"]]["column"]} if t["name"] in by_role["target"] else {})}
         for t in spec["target"]
     ]
-    settings = spec["settings"]
     hyperparameters = dict(spec["hyperparameters"])
     job = {
         "version": 1, "job_id": str(claim.job_id), "attempt": claim.attempt, "type": spec["type"],
         "problem_type": spec["problem_type"], "framework": spec["framework"], "seed": 0, "algorithm": spec["algorithm"],
         "hyperparameters": hyperparameters, "positive_label": hyperparameters.get("positive_label"),
-        "objectives": settings.get("objective_groups"), "features": features, "target": target, "files": files,
+        "objectives": objectives(spec), "features": features, "target": target, "files": files,
     }  # fmt: skip
     (inputs / "carried.json").write_text(
         json.dumps([c["column"] for c in staged.columns if c["role"] == "carried"]), encoding="utf-8"
     )
     (inputs / "job.json").write_text(json.dumps(job), encoding="utf-8")
+
+
+def objectives(spec: dict[str, Any]) -> list[list[str]] | None:
+    """The metrics asked for, in one group per target; None where a request has no text there: all."""
+    asked = spec["settings"].get("objectives")
+    return objective_groups(asked) if spec["type"] == "EVALUATE" and isinstance(asked, str) else None
 
 
 def carried(inputs: Path) -> list[str]:

@@ -7,7 +7,6 @@ the job is gone and its run is in ``kwdbml.cleanup``: then this worker lets go w
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -16,29 +15,22 @@ from typing import Any
 import psycopg
 import structlog
 
-from kwdbml.dataset import Connections, DatabaseError, Reader, Staged
+from kwdbml.dataset import Connections
 from kwdbml.engines.base import Engine, Handle, RunState, RunStatus, Workspace
 from kwdbml.errors import EngineError, KwdbmlError
-from kwdbml.store import FENCED, RETRYABLE, Claim, Store
+from kwdbml.store import FENCED, RETRYABLE, Claim, Store, away
 from kwdbml.worker import inputs, landing
+from kwdbml.worker.failure import described
+from kwdbml.worker.interrupt import Canceled, Fenced, Interrupt
 from kwdbml.worker.logs import KeptLog, remarks
 from kwdbml.worker.packages import Packages
+from kwdbml.worker.staging import hash_of, stage
 
 log = structlog.get_logger()
 
 _FOLLOW = 0.5  # seconds between looks at a run's log
 _AT_A_LOOK, _EVERYTHING = 4, 1_000_000  # chunks of a log, of at most a MiB
 _LANDING_TRIES = 6
-_STAGING_TRIES = 3
-_CANCEL_WITHIN = 5.0  # seconds in which a query must heed its cancellation
-
-
-class Fenced(Exception):
-    """The attempt is not ours any more."""
-
-
-class Canceled(Exception):
-    """The job was canceled: stop what runs, confirm, clean up."""
 
 
 class Elsewhere(Exception):
@@ -61,19 +53,12 @@ class Attempt:
         self._elsewhere = elsewhere  # it may have been launched on a host that we cannot reach
         self._packages = packages  # None: requirements are not installed here
         self._store, self._engine, self.claim, self._connections = store, engine, claim, connections
-        self._canceled = asyncio.Event()
-        self._lost = False
+        self._interrupt = Interrupt()
         self._spec: dict[str, Any] = {}
         self._log = log.bind(job=str(claim.job_id), attempt=claim.attempt)
         if claim.status == "CANCELED":
-            self._canceled.set()
-
-    def cancel(self) -> None:
-        self._canceled.set()
-
-    def lose(self) -> None:
-        self._lost = True
-        self._canceled.set()
+            self._interrupt.cancel()
+        self.cancel, self.lose = self._interrupt.cancel, self._interrupt.lose
 
     async def run(self) -> None:
         """Never raises but for asyncio's own cancellation: a job's failure is the job's."""
@@ -82,10 +67,10 @@ class Attempt:
             if self._elsewhere:
                 raise Elsewhere
             handle = await self._find()
-            self._check()
-            self._spec = await self._store.spec(self.claim)
+            self._interrupt.check()
+            self._spec = await self._outlast(self._store.spec, self.claim)
             if handle is None:
-                handle = await self._start()
+                handle = await self._outlast(self._start)
             status = await self._outlast(self._follow, handle)
             await self._outlast(self._land, handle, status)
         except Canceled:
@@ -103,84 +88,38 @@ class Attempt:
         """The run of an attempt that another worker began; a run is started once, so look before launching."""
         if not self.claim.takeover:
             return None
-        return self.claim.handle or await self._engine.find(self.claim.run_name)
+        return self.claim.handle or await self._found(None)
+
+    async def _found(self, handle: Handle | None) -> Handle | None:
+        """The run, also one of which we have not heard that it was launched."""
+        return handle or await self._engine.find(self.claim.run_name)
 
     async def _start(self) -> Handle:
         """Stage the data, fill the workspace, launch; the handle, written down."""
         run = inputs.run_of(self.claim, self._spec)
         workspace = await self._engine.open(run)
-        launching = False
         try:
-            staged = await self._stage(workspace)
+            staged = await stage(self._store, self.claim, self._connections, workspace.inputs, self._interrupt)
             files = await inputs.fetch_bundles(self._store, self.claim, workspace.inputs)
             await self._install(workspace)
             inputs.write_spec(workspace.inputs, self.claim, self._spec, staged, files)
-            self._check()
-            launching = True
+            self._interrupt.check()
             await self._store.update(self.claim, phase="launching")
             return await self._engine.launch(run, workspace)
-        except asyncio.CancelledError:  # we are told to let go; a run that may have begun goes on without us
-            if not launching:
-                await self._store.release(self.claim)
-            raise
         except Exception:
             await self._engine.abandon(workspace)
             raise
-
-    async def _stage(self, workspace: Workspace) -> Staged:
-        """Read the data; again when the connection broke, but not for ever: it may be the query that breaks it."""
-        for n in range(1, _STAGING_TRIES):
-            try:
-                return await self._stage_once(workspace)
-            except DatabaseError as error:
-                if not _away(error):
-                    raise
-                self._log.info("staging.again", why=str(error))
-            await self._pause(n)
-        return await self._stage_once(workspace)
-
-    async def _stage_once(self, workspace: Workspace) -> Staged:
-        reader = Reader(self._connections)
-        loop = asyncio.get_running_loop()
-        claim = self.claim
-        work = loop.run_in_executor(
-            None, reader.stage, str(claim.job_id), str(claim.token), workspace.inputs / "data.arrow", lambda _rows: None
-        )
-        canceled = asyncio.ensure_future(self._canceled.wait())
-        either: set[asyncio.Future[Any]] = {work, canceled}
-        try:
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                reader.cancel()
-                await asyncio.wait({work}, timeout=_CANCEL_WITHIN)
-            if not work.done() and reader.backend is not None:  # the query swallows what cancels it
-                await self._store.terminate(reader.backend)
-            await asyncio.wait({work})
-            self._check()
-            return work.result()
-        finally:
-            canceled.cancel()
-            if not work.done():  # we are told to let go
-                reader.cancel()
-            self._connections.prepare()
 
     async def _install(self, workspace: Workspace) -> None:
         """What the bundles' requirements.txt ask for, into the workspace; told before the run's own lines."""
         if self._packages is None:
             return
         said: list[str] = []
-        placing = asyncio.ensure_future(self._packages.place(workspace, said.append))
-        canceled = asyncio.ensure_future(self._canceled.wait())
         try:
-            await asyncio.wait({placing, canceled}, return_when=asyncio.FIRST_COMPLETED)
+            await self._interrupt.during(self._packages.place(workspace, said.append))
         finally:
-            canceled.cancel()
-            placing.cancel()
-            await asyncio.wait({placing})
-        self._check()
-        if said:
-            await self._store.log(self.claim, remarks(said), None)
-        placing.result()
+            if said and not self._interrupt.told:
+                await self._store.log(self.claim, remarks(said), None)
 
     async def _follow(self, handle: Handle) -> RunStatus:
         """Until the run has ended: its log and progress go to the database as they come."""
@@ -188,26 +127,14 @@ class Attempt:
         kept = KeptLog()
         seen: tuple[str | None, float | None] = (None, None)
         while True:
-            self._check()
-            status = await self._wait(handle)
+            self._interrupt.check()
+            status = await self._interrupt.during(self._engine.wait(handle, _FOLLOW))
             await self._copy_log(handle, kept, _EVERYTHING if status.ended else _AT_A_LOOK)
             if status.ended:
                 return status
             if (status.step, status.fraction) != seen and status.state == RunState.RUNNING:
                 seen = (status.step, status.fraction)
                 await self._store.update(self.claim, phase="running", step=status.step, progress=status.fraction)
-
-    async def _wait(self, handle: Handle) -> RunStatus:
-        """The run's status, or Canceled as soon as it is asked for."""
-        waiting = asyncio.ensure_future(self._engine.wait(handle, _FOLLOW))
-        canceled = asyncio.ensure_future(self._canceled.wait())
-        try:
-            await asyncio.wait({waiting, canceled}, return_when=asyncio.FIRST_COMPLETED)
-            self._check()
-            return await waiting
-        finally:
-            waiting.cancel()
-            canceled.cancel()
 
     async def _copy_log(self, handle: Handle, kept: KeptLog, most: int) -> None:
         """Store what was printed since, at most so many chunks: a run that never stops printing must not hold us."""
@@ -227,7 +154,7 @@ class Attempt:
         else:
             await self._store.update(self.claim, phase="collecting")
             outcome = await asyncio.to_thread(landing.outcome_of, workspace, self._spec["problem_type"])
-            outcome["data_hash"] = await asyncio.to_thread(landing.file_hash, workspace.inputs / "data.arrow")
+            outcome["data_hash"] = hash_of(workspace.inputs)
             await self._store.update(self.claim, phase="finalizing")
             await self._retried(lambda: self._land_once(workspace, outcome))
             self._log.info("job.succeeded")
@@ -250,10 +177,9 @@ class Attempt:
                 await land()
                 return
             except psycopg.Error as error:
-                code = error.sqlstate or "08006"
-                if n + 1 == _LANDING_TRIES or not (code in RETRYABLE or code.startswith(("08", "57P"))):
+                if n + 1 == _LANDING_TRIES or not (error.sqlstate in RETRYABLE or away(error)):
                     raise
-                self._log.info("landing.again", sqlstate=code)
+                self._log.info("landing.again", why=str(error))
                 await asyncio.sleep(random.uniform(0.1, 0.4) * 2**n)
 
     async def _outlast(self, work: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
@@ -262,30 +188,18 @@ class Attempt:
         while True:
             try:
                 return await work(*arguments)
-            except psycopg.OperationalError as error:
-                if not _away(error):
+            except psycopg.Error as error:
+                if not away(error):
                     raise
                 self._log.warning("database.away", why=str(error))
             n += 1
-            await self._pause(n)
-
-    async def _pause(self, n: int) -> None:
-        """Some time, longer with each try; ends early, with the reason, when the attempt is canceled or lost."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._canceled.wait(), min(random.uniform(0.1, 0.3) * 2**n, 5.0))
-        self._check()
+            await self._interrupt.pause(n)
 
     # -- ends ----------------------------------------------------------------------------------------------------
 
-    def _check(self) -> None:
-        if self._lost:
-            raise Fenced
-        if self._canceled.is_set():
-            raise Canceled
-
     async def _stop(self, handle: Handle | None) -> None:
         """The job was canceled: its phase stays *canceling* until nothing of it runs."""
-        handle = handle or await self._engine.find(self.claim.run_name)
+        handle = await self._found(handle)
         if handle is not None:
             await self._engine.cancel(handle)
             while not (await self._engine.wait(handle, 5.0)).ended:
@@ -308,15 +222,15 @@ class Attempt:
         """What went wrong outside the run: the user's data or rights, the engine, the database, or ourselves."""
         # code of a user may raise that one too, while the data is read
         fenced = getattr(error, "sqlstate", None) == FENCED and not isinstance(error, EngineError)
-        if self._lost or (fenced and await self._let_go(handle)):
+        if self._interrupt.lost or (fenced and await self._let_go(handle)):
             return
-        if isinstance(error, psycopg.OperationalError) and _away(error):
+        if isinstance(error, psycopg.Error) and away(error):
             # the lease runs out, and whoever comes next finds the run
             self._log.warning("database.away", why=str(error))
             return
         self._log.info("attempt.failed", error=str(error), exc_info=not isinstance(error, KwdbmlError | psycopg.Error))
-        retry = (isinstance(error, EngineError) and error.retryable) or _away(error)
-        await self._store.fail(self.claim, _described(error), retry=retry)
+        retry = (isinstance(error, EngineError) and error.retryable) or away(error)
+        await self._store.fail(self.claim, described(error, self._spec.get("type")), retry=retry)
         await self._clean(handle)
 
     async def _let_go(self, handle: Handle | None) -> bool:
@@ -331,7 +245,7 @@ class Attempt:
 
     async def _clean(self, handle: Handle | None) -> None:
         """Best effort: the row in kwdbml.cleanup stays until it has worked."""
-        handle = handle or await self._engine.find(self.claim.run_name)
+        handle = await self._found(handle)
         if handle is not None:
             await self._engine.cleanup(handle)
         await self._store.cleaned(self.claim.run_name)
@@ -341,21 +255,3 @@ class Attempt:
             await ending
         except Exception as error:  # noqa: BLE001 the lease runs out, and the next worker ends it
             self._log.warning("attempt.unfinished", why=str(error), exc_info=True)
-
-
-def _away(error: Exception) -> bool:
-    """Whether the connection is what failed, or the server that it went to."""
-    if not isinstance(error, psycopg.OperationalError | DatabaseError):
-        return False
-    return error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))
-
-
-def _described(error: Exception) -> dict[str, Any]:
-    """An exception as a job's ``error``; the cure follows the message."""
-    message, hint, name = str(error), "", type(error).__name__
-    if isinstance(error, KwdbmlError):
-        message, hint, name = error.message, error.hint, error.type_name
-    elif isinstance(error, psycopg.Error):
-        message, hint = error.diag.message_primary or message, error.diag.message_hint or ""
-    text = f"{message} ({hint})" if hint else message
-    return {"type": name, "message": landing.clean(text), "step": "worker", "traceback": []}

@@ -1,7 +1,7 @@
 """Collecting what a run left behind and landing it, all in one transaction.
 
 Nothing that comes out of a run is believed: files are opened without following links, JSON is bounded and cleaned,
-Arrow is validated, and row counts must agree.
+Arrow is read by ``predictions.py`` alone, and row counts must agree.
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ import pyarrow.compute as pc
 
 from kwdbml.engines.base import RunStatus, Workspace
 from kwdbml.engines.outputs import has_output, open_output, read_output
-from kwdbml.errors import InvalidParameter, LimitExceeded
+from kwdbml.errors import EngineError, InvalidParameter, LimitExceeded
 from kwdbml.model import MAIN_METRIC, ProblemType
 from kwdbml.store import Claim, Landing, Store
+from kwdbml.worker.predictions import HANDS_OFF, Predictions
 
 CHUNK = 8 * 1024 * 1024
-_RESULT_LIMIT = 16 * 1024 * 1024
+#: Of result.json and error.json: "[[],[],…" takes 20 times as much in Python. Also of the labels in a result, in all.
+_JSON_LIMIT = 2 << 20
 _OUTPUT_LIMIT = 1 << 44
-_HANDS_OFF = "It is written by kwdbml after your functions have returned: leave it alone."
 _MAX_METRICS = 1000
+#: What JSON of any shape, depth and size of numbers may raise.
+_ODD_JSON = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 _TEXT_LIMIT = 10_000
 
 
@@ -55,43 +58,49 @@ def error_of(workspace: Workspace, status: RunStatus) -> dict[str, Any]:
     if status.reason not in ("", "Error") or not has_output(workspace.outputs, "error.json"):
         return fallback
     try:
-        found = json.loads(read_output(workspace.outputs, "error.json", limit=_RESULT_LIMIT))
-        traceback = [clean(str(line)) for line in found.get("traceback") or []][:200]
+        found = json.loads(read_output(workspace.outputs, "error.json", limit=_JSON_LIMIT))
+        traceback = [clean(str(line)) for line in (found.get("traceback") or [])[:200]]
         told = {name: clean(str(found.get(name) or fallback[name])) for name in ("type", "message", "step")}
         return {**told, "traceback": traceback}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (*_ODD_JSON, EngineError):
         return fallback
 
 
 def outcome_of(workspace: Workspace, problem_type: str) -> dict[str, Any]:
     """What ``worker_land`` takes, from the step's result.json. InvalidParameter when a step wrote something else."""
     try:
-        found = json.loads(read_output(workspace.outputs, "result.json", limit=_RESULT_LIMIT))
+        found = json.loads(read_output(workspace.outputs, "result.json", limit=_JSON_LIMIT))
         metrics = [
             {"objective": clean(str(m["objective"])), "score": _score(m["score"])}
             for m in (found.get("metrics") or [])[:_MAX_METRICS]
         ]
         counts = {k: _count(found.get(k) or 0) for k in ("rows_read", "rows_dropped")}
-        libraries = {str(k): str(v) for k, v in (found.get("libraries") or {}).items()}
+        libraries = clean({str(k): str(v) for k, v in (found.get("libraries") or {}).items()})
+        result = _labelled(metrics, found.get("positive_label"))
     except FileNotFoundError:
         raise InvalidParameter(
             "the step ended without a result", hint="Do not end the process from the script (os._exit)."
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+    except _ODD_JSON as error:
         raise InvalidParameter(
             f"the step's result.json is not what it should be: {error}", hint="Do not write result.json from a script."
         ) from None
-    result: Any = metrics
     main = next((m["score"] for m in metrics if m["objective"] == MAIN_METRIC[ProblemType(problem_type)]), None)
-    if "positive_label" in found:
-        result = [{**m, "positive_label": clean(found["positive_label"])} for m in result]
     return {
         "metrics": metrics,
         "result": result,
         "main_score": main if main is not None or not metrics else metrics[0]["score"],
-        "libraries": clean(libraries),
+        "libraries": libraries,
         **counts,
     }
+
+
+def _labelled(metrics: list[dict[str, Any]], label: Any) -> list[dict[str, Any]]:
+    """Every metric with the label that counts as positive, or with none when that would make a huge result of it."""
+    cleaned = clean(label)
+    if cleaned is None or len(metrics) * len(json.dumps(cleaned)) > _JSON_LIMIT:
+        return metrics
+    return [{**m, "positive_label": cleaned} for m in metrics]
 
 
 def _score(value: Any) -> float | None:
@@ -103,12 +112,6 @@ def _count(value: Any) -> int:
     if not 0 <= count < 1 << 63:
         raise ValueError(f"{count} is no number of rows")
     return count
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a staged file, as lineage."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 async def land_model(store: Store, claim: Claim, workspace: Workspace, outcome: dict[str, Any], limit: int) -> None:
@@ -172,18 +175,16 @@ class ResultRows:
     def batches(self, columns: list[dict[str, str]]) -> Iterator[pa.RecordBatch]:
         """Batches with the table's columns in its order; ``columns`` as worker_result_open answers them."""
         targets = [pa.field(c["name"], _ARROW[c["type"]]) for c in columns[len(self._carried) :]]
-        with pa.OSFile(str(self._data)) as ours, self._open_predictions() as theirs:
-            predictions = _Slices(_validated(theirs, len(targets)))
+        names = [c["name"] for c in columns]
+        with pa.OSFile(str(self._data)) as ours, _open(self._outputs, "predictions.arrow") as theirs:
+            predictions = Predictions(theirs, len(targets))
             for batch in _batches(ours):
-                made = predictions.take(batch.num_rows)
-                arrays = [batch.column(c) for c in self._carried]
-                arrays += [_cast(made.column(i), field) for i, field in enumerate(targets)]
-                self.rows += batch.num_rows
-                yield pa.RecordBatch.from_arrays(arrays, names=[c["name"] for c in columns])
-            predictions.expect_end()
-
-    def _open_predictions(self) -> pa.PythonFile:
-        return pa.PythonFile(_open(self._outputs, "predictions.arrow"), mode="r")
+                for carried, made in _side_by_side(batch.select(self._carried), predictions):
+                    arrays = [*carried.columns, *map(_cast, made.columns, targets)]
+                    self.rows += made.num_rows
+                    yield pa.RecordBatch.from_arrays(arrays, names=names)
+            if predictions.take(1) is not None:
+                raise _unequal("more")
 
 
 def _open(outputs: Path, name: str) -> BinaryIO:
@@ -191,7 +192,7 @@ def _open(outputs: Path, name: str) -> BinaryIO:
     try:
         return open_output(outputs, name, limit=_OUTPUT_LIMIT)
     except FileNotFoundError:
-        raise InvalidParameter(f"the step ended without {name}", hint=_HANDS_OFF) from None
+        raise InvalidParameter(f"the step ended without {name}", hint=HANDS_OFF) from None
 
 
 _ARROW = {"double precision": pa.float64(), "bigint": pa.int64(), "boolean": pa.bool_(), "text": pa.string()}
@@ -203,18 +204,15 @@ def _batches(file: Any) -> Iterator[pa.RecordBatch]:
         yield reader.get_batch(number)
 
 
-def _validated(file: Any, columns: int) -> Iterator[pa.RecordBatch]:
-    """Arrow that came out of a sandbox: offsets and lengths are checked before anything reads through them."""
-    try:
-        for batch in _batches(file):
-            batch.validate(full=True)
-            if batch.num_columns != columns:
-                raise InvalidParameter(
-                    f"predictions.arrow has {batch.num_columns} columns, not {columns}", hint=_HANDS_OFF
-                )
-            yield batch
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise InvalidParameter(f"predictions.arrow is damaged: {error}", hint=_HANDS_OFF) from None
+def _side_by_side(batch: pa.RecordBatch, predictions: Predictions) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
+    """All rows of a batch of ours, in pieces as long as those of the predictions for them."""
+    done = 0
+    while done < batch.num_rows:
+        made = predictions.take(batch.num_rows - done)
+        if made is None:
+            raise _unequal("fewer")
+        yield batch.slice(done, made.num_rows), made
+        done += made.num_rows
 
 
 def _cast(array: pa.Array, field: pa.Field) -> pa.Array:
@@ -227,31 +225,6 @@ def _cast(array: pa.Array, field: pa.Field) -> pa.Array:
             f'the predictions for "{field.name}" are no {field.type}: {error}',
             hint="Declare the target's type as the model predicts it.",
         ) from None
-
-
-class _Slices:
-    """Batches cut anew: ``take(n)`` answers the next n rows as one batch."""
-
-    def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
-        self._batches = batches
-        self._rest: pa.RecordBatch | None = None
-
-    def take(self, rows: int) -> pa.RecordBatch:
-        parts: list[pa.RecordBatch] = []
-        while rows > 0:
-            batch = self._rest if self._rest is not None else next(self._batches, None)
-            if batch is None:
-                raise _unequal("fewer")
-            part = batch.slice(0, rows)
-            self._rest = batch.slice(part.num_rows) if part.num_rows < batch.num_rows else None
-            rows -= part.num_rows
-            parts.append(part)
-        return parts[0] if len(parts) == 1 else pa.concat_batches(parts)
-
-    def expect_end(self) -> None:
-        rest = self._rest if self._rest is not None else next((b for b in self._batches if b.num_rows), None)
-        if rest is not None and rest.num_rows:
-            raise _unequal("more")
 
 
 def _unequal(word: str) -> InvalidParameter:

@@ -1,7 +1,8 @@
 """The worker's loop: claim, keep leases, listen, sweep, drain.
 
 A notification is a hint to look, anybody can send one; what it misses, the sweep finds. SIGTERM drains: no new job is
-taken, those at work are finished; a second one lets go at once, and the runs live on for the next worker to follow.
+taken, those at work are finished; a second one lets go at once: the attempts are given back, and the runs live on for
+the next worker to follow.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from kwdbml.engines.local import default_root
 from kwdbml.errors import InsufficientPrivilege, WrongState
 from kwdbml.queries import attentive
 from kwdbml.settings import WorkerSettings
-from kwdbml.store import Store
+from kwdbml.store import Claim, Store
 from kwdbml.worker.job import Attempt
 from kwdbml.worker.packages import Packages
 
@@ -42,6 +43,7 @@ class Worker:
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _letting_go: bool = False
     _attempts: dict[UUID, Attempt] = field(default_factory=dict)
+    _let_go: list[Claim] = field(default_factory=list)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -71,6 +73,7 @@ class Worker:
         finally:
             for engine in self.engines.values():
                 await engine.close()
+            await self._give_back()
             await self._store.close()
             await asyncio.to_thread(self._connections.close)
 
@@ -99,6 +102,16 @@ class Worker:
         finally:
             await _cancel([*helpers, *self._tasks])
 
+    async def _give_back(self) -> None:
+        """What we have let go of is for the next worker at once. Only when our engines are closed: a launch that was
+        under way has come to its end, and is found."""
+        for claim in self._let_go:  # one that has ended meanwhile is not ours, and stays as it is
+            try:
+                await self._store.release(claim)
+            except (psycopg.Error, OSError) as error:
+                log.warning("release.failed", why=str(error))
+                return
+
     async def _take(self) -> bool:
         """Claim a job and set to work on it; whether there was one."""
         try:
@@ -123,7 +136,9 @@ class Worker:
 
     def _done(self, task: asyncio.Task[None], token: UUID) -> None:
         self._tasks.discard(task)
-        self._attempts.pop(token, None)
+        attempt = self._attempts.pop(token)
+        if task.cancelled():
+            self._let_go.append(attempt.claim)
         self._wake.set()
 
     async def _beat(self) -> None:

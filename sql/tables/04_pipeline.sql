@@ -1,6 +1,11 @@
+-- PostgreSQL keeps all names that begin with pg_ for itself.
+CREATE FUNCTION kwdbml._is_system_schema(schema text) RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN $1 IN ('kwdbml', 'information_schema') OR pg_catalog.left($1, 3) = 'pg_';
+COMMENT ON FUNCTION kwdbml._is_system_schema(text) IS 'whether a schema is no place for models and training pipelines';
+
 CREATE TABLE kwdbml.pipeline (
     id uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
-    schema text NOT NULL,
+    schema text NOT NULL CHECK (NOT kwdbml._is_system_schema(schema)),
     name text NOT NULL CHECK (pg_catalog.octet_length(name) BETWEEN 1 AND 63),
     description text NOT NULL DEFAULT '',
     creator name NOT NULL DEFAULT current_user,

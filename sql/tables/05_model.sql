@@ -1,6 +1,6 @@
 CREATE TABLE kwdbml.model (
     id uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
-    schema text NOT NULL,
+    schema text NOT NULL CHECK (NOT kwdbml._is_system_schema(schema)),
     name text NOT NULL CHECK (pg_catalog.octet_length(name) BETWEEN 1 AND 63),
     description text NOT NULL DEFAULT '',
     creator name NOT NULL DEFAULT current_user,

@@ -4,7 +4,7 @@ CREATE TABLE kwdbml.attempt (
     job_id uuid NOT NULL REFERENCES kwdbml.job ON DELETE CASCADE,
     number integer NOT NULL,
     token uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
-    worker text NOT NULL,
+    worker text NOT NULL,  -- '': its worker has given it back
     host text NOT NULL DEFAULT '',
     lease_until timestamptz NOT NULL,
     stagings integer NOT NULL DEFAULT 1,  -- how often somebody began to read the data

@@ -8,8 +8,8 @@ import psycopg
 import pytest
 
 from tests.acceptance.conftest import Serve
+from tests.fixtures.bundles import zipped
 from tests.fixtures.database import MakeRole
-from tests.sql.support import zipped
 
 #: What such a job may use; the time is for the one that loops, which still has to start on a busy machine.
 LIMITS = '{"flavour": {"mem": "512Mi"}}'

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import re
-import zipfile
 from pathlib import Path
 
 from tests.acceptance.conftest import Serve
 from tests.acceptance.test_readme import README, statements
+from tests.fixtures.bundles import zipped
 from tests.fixtures.database import MakeRole
 
 BUNDLES = Path(__file__).resolve().parents[2] / "docs" / "bundles.md"
@@ -18,15 +17,6 @@ def shown() -> dict[str, str]:
     """Path in its bundle → script, of every Python block of the document."""
     text = BUNDLES.read_text(encoding="utf-8")
     return dict(re.findall(r"^```python\n# (\S+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
-
-
-def zipped(files: dict[str, str]) -> str:
-    """Their ZIP, as the document's psql variables have it."""
-    target = io.BytesIO()
-    with zipfile.ZipFile(target, "w") as bundle:
-        for path, text in files.items():
-            bundle.writestr(path, text)
-    return target.getvalue().hex()
 
 
 def test_the_shown_bundles_work(role: MakeRole, serve: Serve) -> None:
@@ -39,8 +29,8 @@ def test_the_shown_bundles_work(role: MakeRole, serve: Serve) -> None:
     ann = role("ann", create_on=["public"]).connect()
     ann.execute(statements(README.read_text(encoding="utf-8"))[0].encode())
     for statement in statements(BUNDLES.read_text(encoding="utf-8"), "pgsql"):
-        filled = statement.replace(":'pipeline'", f"'{zipped(pipeline)}'").replace(
-            ":'preparation'", f"'{zipped(preparation)}'"
+        filled = statement.replace(":'pipeline'", f"'{zipped(pipeline).hex()}'").replace(
+            ":'preparation'", f"'{zipped(preparation).hex()}'"
         )
         ann.execute(filled.encode())
     jobs = "SELECT id, kwdbml.wait_job(id, '2 minutes') FROM kwdbml.show_jobs(ARRAY['RUNNING'])"

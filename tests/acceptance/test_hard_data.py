@@ -8,9 +8,9 @@ import psycopg
 import pytest
 
 from tests.acceptance.conftest import Serve
+from tests.fixtures.bundles import zipped
 from tests.fixtures.database import MakeRole
 from tests.fixtures.server import MakeServer
-from tests.sql.support import zipped
 
 
 def ended(ann: psycopg.Connection[Any], call: str) -> tuple[str, Any, Any]:
@@ -53,6 +53,32 @@ def test_nan_and_infinity(serve: Serve, role: MakeRole) -> None:
     assert ended(ann, "batch_predict('m', NULL, 'odd', 'out', 'error')")[0] == "SUCCEEDED"
     same = "SELECT count(*) FROM (SELECT x, z FROM odd EXCEPT ALL SELECT x, z FROM out) AS d"
     assert ann.execute(same).fetchone() == (0,)
+
+
+#: y and x of 60 rows → what the error says, and the cure that it ends in.
+BAD = {
+    "NULL::float8, n": ("the target y is NULL", "give rows in which the target has a value"),
+    "3.5, n": ('the target "y" is 3.5 in all 60 rows of train_data', "give rows in which it differs"),
+    "n, NULL::float8": ("no feature has a single value in train_data: x", "give rows or columns that have values"),
+    "n, float8 'Infinity'": ("no feature has a single value in train_data: x", "give rows or columns that have values"),
+    "n, CASE n WHEN 9 THEN 'nine' ELSE n::text END": ('column "x" cannot be read as FLOAT', "CASE or NULLIF.)"),
+    "n, 1.0 / (n - 9)": ("train_data: division by zero", "Divide by nullif(…, 0) in the query.)"),
+}
+
+
+def test_bad_data_say_what_and_the_cure(serve: Serve, role: MakeRole) -> None:
+    serve()
+    ann = role("ann", create_on=["public"]).connect()
+    ann.execute("CREATE TABLE good AS SELECT n::float8 AS y, n::float8 AS x FROM generate_series(1, 60) AS n")
+    ann.execute("SELECT kwdbml.create_training_pipeline('p', 'random_forest', 'y', 'good')")
+    assert ended(ann, "train_model('p', 'm', 'good', true, true)")[0] == "SUCCEEDED"
+    data = "SELECT v.* FROM generate_series(1, {}) AS n, LATERAL (SELECT {}) AS v(y, x)"
+    call = f"train_model('p', 'm', $${data}$$, true, true)"
+    for columns, (said, cure) in BAD.items():
+        status, error, _ = ended(ann, call.format(60, columns))
+        assert (status, said in error["message"], error["message"].endswith(cure)) == ("FAILED", True, True), error
+    assert "train_data has no rows; " in ended(ann, call.format(0, "n, n"))[1]["message"]
+    assert ann.execute("SELECT version FROM kwdbml.show_model('m')").fetchall() == [(1,)]
 
 
 SLOW = """

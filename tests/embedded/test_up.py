@@ -131,6 +131,34 @@ def test_a_killed_server_comes_back_with_a_worker(data_dir: Path) -> None:
     alive(again.worker_pid)
 
 
+def test_down_says_what_it_waits_for_and_the_next_worker_goes_on_at_once(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KWDBML_SCRATCH", str(data_dir.parent / "scratch"))
+    with psycopg.connect(embedded.up(data_dir).dsn, autocommit=True) as holder:
+        holder.execute("CREATE TABLE trips AS SELECT n / 10.0 AS x, n % 2 AS late FROM generate_series(1, 50) n")
+        holder.execute(
+            "SELECT kwdbml.create_training_pipeline('p', 'logistic_regression', 'late', 'SELECT x, late FROM trips')"
+        )
+        holder.execute("SELECT pg_advisory_lock(1)")
+        gated = "SELECT t.* FROM (SELECT pg_advisory_lock_shared(1) OFFSET 0) AS gate, trips AS t"
+        holder.execute("SELECT kwdbml.train_model('p', 'm', %s, false, false)", [gated])
+        waiting = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)"
+        while holder.execute(waiting).fetchone() != (True,):
+            pass
+        told = run("down", "--data-dir", data_dir, "--drain", "1").stderr
+    assert "waiting for 1 running job, " in told
+    assert "1 job not finished" in told
+    with psycopg.connect(embedded.up(data_dir).dsn, autocommit=True) as again:
+        again.execute("LISTEN kwdbml_job_finished")
+        running = "SELECT status = 'RUNNING' FROM kwdbml.jobs"
+        while again.execute(running).fetchone() == (True,):
+            assert list(again.notifies(timeout=60, stop_after=1)), "the job did not end"
+        assert again.execute("SELECT status FROM kwdbml.jobs").fetchone() == ("SUCCEEDED",)
+        # given back, not run out: that would count as a second try at reading
+        assert again.execute("SELECT number, stagings FROM kwdbml.attempt").fetchall() == [(1, 1)]
+
+
 def test_an_ordinary_user_needs_no_root(data_dir: Path) -> None:
     """As root: as nobody, who has no rights and no home. Else as ourselves."""
     options: dict[str, Any] = {}

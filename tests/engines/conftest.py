@@ -8,10 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +19,7 @@ from kwdbml.engines.base import Engine, Handle, LogLine, Run, RunState, RunStatu
 from kwdbml.engines.cgroups import find_base
 from kwdbml.engines.fake import FakeEngine, FakeJob, FakeWorld
 from kwdbml.engines.local import LocalEngine
+from tests.fixtures.engines import sweep_out
 
 STEP = Path(__file__).with_name("step.py")
 #: Both ways to limit memory, where this machine and user have both.
@@ -31,15 +30,6 @@ Action = list[Any]
 
 class MakeLocal(Protocol):
     async def __call__(self, **options: Any) -> LocalEngine: ...
-
-
-@pytest.fixture
-def scratch() -> Iterator[Path]:
-    """A scratch root that other users can pass through, as the job's user must where it has no sandbox."""
-    path = Path(tempfile.mkdtemp(prefix="kwdbml-test-"))
-    path.chmod(0o711)
-    yield path / "engine"
-    shutil.rmtree(path)
 
 
 @pytest.fixture
@@ -59,13 +49,7 @@ async def make_local(scratch: Path) -> AsyncIterator[MakeLocal]:
         await engine.close()
     if not engines:
         return
-    broom = LocalEngine(scratch, command=[sys.executable, str(STEP)], warm=0)
-    await broom.start()
-    for path in (scratch / "runs").glob("*.json"):
-        handle = await broom.find(path.stem)
-        if handle is not None:
-            await broom.cleanup(handle)
-    await broom.close()
+    await sweep_out(scratch, command=[sys.executable, str(STEP)])
     assert not list((scratch / "ws").iterdir()), "workspaces were left behind"
 
 

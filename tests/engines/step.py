@@ -7,9 +7,12 @@ is in result.json under its name.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
+import mmap
 import os
+import re
 import signal
 import socket
 import stat
@@ -126,6 +129,19 @@ def bomb() -> int:
         count += 1
 
 
+def fork_once() -> None:
+    if os.fork() == 0:
+        os._exit(0)
+
+
+def share(size: int) -> None:
+    """A file in memory, mapped and full."""
+    fd = os.memfd_create("x")
+    os.truncate(fd, size)
+    _MAPS.append(mmap.mmap(fd, size))
+    _MAPS[-1][:] = b"\1" * size
+
+
 def nest(depth: int) -> None:
     os.chdir(WORKSPACE / "out")
     for _ in range(depth):
@@ -139,6 +155,75 @@ def fill(size: int, files: int = 1) -> None:
         with (WORKSPACE / "out" / f"big{number}").open("wb") as file:
             for _ in range(size >> 20):
                 file.write(b"\1" * (1 << 20))
+
+
+def fill_unseen(how: str, size: int) -> None:
+    """``size`` bytes where a look at directories does not find them; they stay as long as the step lives."""
+    if how == "closed":
+        folder = WORKSPACE / "out" / "closed"
+        folder.mkdir()
+        folder.chmod(0o300)
+        fd = os.open(folder / "file", os.O_RDWR | os.O_CREAT)
+    elif how == "memory":
+        fd = os.memfd_create("x")
+    elif how == "shared":
+        fd = os.open("/dev/shm/x", os.O_RDWR | os.O_CREAT)
+    else:
+        fd = os.open(WORKSPACE / "out" / "gone", os.O_RDWR | os.O_CREAT)
+        os.unlink(WORKSPACE / "out" / "gone")
+    with contextlib.suppress(OSError):  # no room: all there was is taken
+        for _ in range(size >> 20):
+            os.write(fd, b"\1" * (1 << 20))
+    if how == "mapped":
+        _MAPS.append(mmap.mmap(fd, 4096))
+        os.close(fd)
+
+
+_MAPS: list[mmap.mmap] = []
+
+
+def empty_files(count: int, where: str = "") -> None:
+    folder = Path(where) if where else WORKSPACE / "out"
+    for number in range(count):
+        os.close(os.open(folder / f"empty{number}", os.O_WRONLY | os.O_CREAT))
+
+
+def sparse(name: str, size: int) -> None:
+    with (WORKSPACE / "out" / name).open("wb") as file:
+        file.truncate(size)
+
+
+def odd_names() -> None:
+    """Names that are no line, no text, or look like another path."""
+    for name in (b"new\nline", b"no\xfftext", b"-rf", b"..x", b"\\", "😀".encode()):
+        path = os.path.join(os.fsencode(WORKSPACE / "out"), name)
+        os.mkdir(path)
+        with open(os.path.join(path, name), "wb") as file:
+            file.write(b"x")
+
+
+def swap_folder(target: str) -> None:
+    """Put a link where the worker made a directory."""
+    os.chdir(WORKSPACE / "out")
+    os.rename("tmp", "old")
+    os.symlink(target, "tmp")
+
+
+def stay_locked() -> None:
+    """Every signal is blocked, and the interpreter is inside one long call."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))
+    re.match("(a|a?)+b", "a" * 60)
+
+
+def open_all() -> int:
+    """How many files one process can have open."""
+    found = []
+    with contextlib.suppress(OSError):
+        while True:
+            found.append(os.open("/dev/null", os.O_RDONLY))
+    for fd in found:
+        os.close(fd)
+    return len(found)
 
 
 def link(target: str, name: str) -> None:
@@ -211,6 +296,46 @@ def _device(path: str) -> None:
     os.mknod(path, stat.S_IFBLK | 0o600, os.makedev(8, 0))
 
 
+def _system_call(*arguments: int) -> int:
+    answer: int = ctypes.CDLL(None, use_errno=True).syscall(*map(ctypes.c_long, arguments))
+    if answer == -1:
+        raise OSError(ctypes.get_errno(), "")
+    return answer
+
+
+def _write_descriptors(numbers: list[int]) -> list[int]:
+    """Those that something can be written to."""
+    return [number for number in numbers if _takes(number)]
+
+
+def _takes(number: int) -> bool:
+    try:
+        os.write(number, b"attacked\n")
+    except OSError:
+        return False
+    return True
+
+
+def _serve(name: str) -> str:
+    """Listen at an abstract address and answer oneself."""
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
+        server.bind("\0" + name)
+        server.listen()
+        client.connect("\0" + name)
+    return ""
+
+
+def _real_time() -> None:
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+
+
+def _set_user_bit(name: str) -> str:
+    path = WORKSPACE / "out" / name
+    path.write_bytes(b"#!/bin/sh\n")
+    path.chmod(0o6755)
+    return oct(path.stat().st_mode)
+
+
 _ATTACKS: dict[str, Any] = {
     "read": lambda path: Path(path).read_text(),
     "write": lambda path: Path(path).write_text("attacked"),
@@ -223,6 +348,13 @@ _ATTACKS: dict[str, Any] = {
     "root": _become_root,
     "processes": _all_processes,
     "device": _device,
+    "hard link": os.link,
+    "system call": _system_call,
+    "descriptors": _write_descriptors,
+    "serve": _serve,
+    "real time": _real_time,
+    "set user": _set_user_bit,
+    "priority": lambda value: os.setpriority(os.PRIO_PROCESS, 0, value),
 }
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,8 +17,10 @@ from kwdbml.engines import seccomp
 from kwdbml.engines.cgroups import Cgroup, usable
 from kwdbml.engines.joblog import LINE, LineSplitter, LogWriter, split_long
 from kwdbml.engines.logreader import LogReader
+from kwdbml.engines.nameless import Nameless, shared_memory
 from kwdbml.engines.sandbox import runtime_paths
-from kwdbml.engines.trees import disk_usage, open_beneath, remove_tree
+from kwdbml.engines.trees import disk_usage, measure, open_beneath, remove_tree
+from kwdbml.engines.watch import DISK_RESERVE, Group, Limits, Watch
 
 
 @given(st.lists(st.binary(max_size=40), max_size=20))
@@ -83,6 +88,32 @@ def test_remove_tree_follows_no_link(tmp_path: Path) -> None:
     assert (canary / "file").read_text() == "here"
 
 
+def test_remove_tree_meets_names_like_its_own(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    for name in (".kwdbml-0", ".kwdbml-1", ".kwdbml-2"):
+        (tree / name / ".kwdbml-1" / "a").mkdir(parents=True)
+        (tree / name / "file").write_text("")
+    (tree / ".kwdbml-3").write_text("")
+    remove_tree(str(tree))
+    assert not tree.exists()
+
+
+def test_a_file_that_goes_while_we_look_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(20):
+        (tmp_path / f"f{number}").write_bytes(b"x" * 4096)
+    scandir = os.scandir
+
+    def then_gone(path: str) -> Any:
+        """A listing whose first entry is deleted before anybody looks at it."""
+        with scandir(path) as listing:
+            entries = list(listing)
+        os.unlink(entries[0].path)
+        return contextlib.nullcontext(entries)
+
+    monkeypatch.setattr("kwdbml.engines.trees.os.scandir", then_gone)
+    assert measure(str(tmp_path), 1 << 30).size == 19 * 4096
+
+
 def test_disk_usage(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "file").write_bytes(b"x" * 100_000)
@@ -109,6 +140,50 @@ def test_the_filter_is_a_well_formed_program() -> None:
             assert position + 1 + max(when_true, when_false) < len(code)
     assert code[-1][0] & 7 == 6, "the last operation returns"
     assert len(code) < 4096
+
+
+def test_the_last_of_the_disk_is_not_a_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = Watch(Group(None, None), Limits({"disk": 1 << 40}), str(tmp_path), 16)
+    free = {"f_frsize": 4096, "f_bavail": DISK_RESERVE // 4096}
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(**free))
+    assert (watch.room(), watch.disk()) == ("", "")
+    free["f_bavail"] -= 1
+    assert "less than 256 MiB left" in watch.room()
+
+
+def test_nameless_files_are_found(tmp_path: Path) -> None:
+    before = Nameless([os.getpid()], mapped=False)
+    with (tmp_path / "named").open("wb") as named, (tmp_path / "gone").open("wb") as gone:
+        memory = os.memfd_create("kwdbml-test")
+        for fd in (named.fileno(), gone.fileno(), memory, second := os.dup(gone.fileno())):
+            os.write(fd, b"x" * (1 << 20))
+        (tmp_path / "gone").unlink()
+        found = Nameless([os.getpid()], mapped=False)
+        os.close(memory)
+        os.close(second)
+    assert found.disk - before.disk == 2 << 20
+    assert found.memory - before.memory == 1 << 20
+    after = Nameless([os.getpid()], mapped=False)
+    assert (after.disk, after.memory) == (before.disk, before.memory)
+
+
+def test_the_machines_shared_memory_is_no_runs() -> None:
+    assert shared_memory(os.getpid()) == 0, "a sandbox that is still being made sees the machine's"
+    assert shared_memory(None) == 0
+
+
+def test_a_tree_that_hides_something(tmp_path: Path) -> None:
+    deep = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(30):
+        os.mkdir("d" * 200, dir_fd=deep)
+        below = os.open("d" * 200, os.O_RDONLY, dir_fd=deep)
+        os.close(deep)
+        deep = below
+    os.close(deep)
+    assert measure(str(tmp_path), 1 << 30).hidden
+    assert disk_usage(str(tmp_path), 1 << 30) is None
+    remove_tree(str(tmp_path / ("d" * 200)))
+    assert not measure(str(tmp_path), 1 << 30).hidden
 
 
 def test_version_2_groups_are_used_where_memory_is_delegated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

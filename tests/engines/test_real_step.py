@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,3 +64,16 @@ async def test_a_training(real: LocalEngine) -> None:
     assert result["rows_read"] == 400
     assert has_output(workspace.outputs, "model.zip")
     assert status.step is not None
+
+
+@pytest.mark.parametrize(("cores", "sandboxes"), [(1, 1), (2, 2)])
+async def test_while_a_run_waits_for_warmth_a_free_core_makes_the_next_sandbox(
+    make_local: MakeLocal, scratch: Path, cores: int, sandboxes: int
+) -> None:
+    engine = await make_local(command=[sys.executable, "-c", "import signal; signal.pause()"], concurrency=1, warm=1)
+    engine._cores = list(range(cores))
+    (pool,) = engine._pools.values()
+    await asyncio.gather(*pool._tasks)
+    await engine.open(Run("kwdbml-test-1"))
+    await asyncio.gather(*pool._tasks)
+    assert len(list((scratch / "ws").iterdir())) == sandboxes

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ import pyarrow as pa
 import pytest
 
 from kwdbml.dataset import Connections, DatabaseError, Reader
+from tests.fixtures.bundles import zipped
 from tests.fixtures.database import Role
 
 Connection = psycopg.Connection[Any]
@@ -71,10 +70,10 @@ def grant_pipeline(db: Connection, grantee: str, privilege: str) -> None:
 
 
 @contextmanager
-def refused(sqlstate: str, *words: str, hint: bool | str = True) -> Iterator[None]:
+def refused(sqlstate: str, *words: str, hint: bool | str = True) -> Iterator[pytest.ExceptionInfo[psycopg.Error]]:
     """The block raises exactly this SQLSTATE, its message has all words, and (unless told) a hint says the cure."""
     with pytest.raises(psycopg.Error) as caught:
-        yield
+        yield caught
     diagnosis = caught.value.diag
     assert caught.value.sqlstate == sqlstate, caught.value
     message = diagnosis.message_primary or ""
@@ -97,14 +96,6 @@ def refused_staging(sqlstate: str, *words: str) -> Iterator[None]:
 def bundle(**files: str | bytes) -> bytes:
     """A ZIP; in names ``__`` stands for a slash and ``_py`` at the end for .py."""
     return zipped({name.replace("__", "/").removesuffix("_py") + ".py": text for name, text in files.items()})
-
-
-def zipped(files: Mapping[str, str | bytes]) -> bytes:
-    target = io.BytesIO()
-    with zipfile.ZipFile(target, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return target.getvalue()
 
 
 PIPELINE_ZIP = bundle(pipeline__train_py=TRAIN_PY)
@@ -165,7 +156,7 @@ class Worker:
     def stage(self, held: Held, target: Path) -> tuple[list[dict[str, Any]], pa.Table]:
         """(what was read, the rows) over ADBC, as the real worker reads."""
         with closing(Connections(self.dsn)) as connections:
-            staged = Reader(connections).stage(str(held.job), str(held.token), target, lambda _: None)
+            staged = Reader(connections).stage(str(held.job), str(held.token), target)
         with pa.memory_map(str(target)) as file:
             return staged.columns, pa.ipc.open_file(file).read_all()
 

@@ -9,6 +9,7 @@ from psycopg.types.json import Jsonb
 
 from tests.sql.support import Connection, Person, columns, one, refused, rows, run
 
+CREATE_Q = "SELECT kwdbml.create_training_pipeline('q', 'random_forest', 'y', %s, %s)"
 SHOW = "SELECT problem_type, features, target, framework, runtime FROM kwdbml.show_training_pipeline('q')"
 
 
@@ -85,7 +86,7 @@ def typed(ann: Person) -> Connection:
 
 @pytest.mark.parametrize(("column_type", "feature"), COLUMN_TYPES)
 def test_column_types_become_features(typed: Connection, column_type: str, feature: str) -> None:
-    run(typed, f"CREATE TABLE t (x {column_type}, y boolean)",
+    run(typed, f"CREATE TABLE t (x {column_type}, y boolean)", "INSERT INTO t (y) VALUES (true), (false)",
         "SELECT kwdbml.create_training_pipeline('q', 'random_forest', 'y', 't')")  # fmt: skip
     assert one(typed, "SELECT features FROM kwdbml.show_training_pipeline('q')") == [{"name": "x", "type": feature}]
 
@@ -111,7 +112,6 @@ def test_column_types_that_are_refused_by_name(typed: Connection, column_type: s
         ("now() + n * interval '1 day'", "r", "FLOAT"),
         ("(n % 2)::text", "b", "STRING"),
         ("(n % 3)::text", "m", "STRING"),
-        ("NULL::boolean", "b", "BOOL"),
     ],
 )
 def test_the_problem_type_is_read_off_the_target(
@@ -141,6 +141,7 @@ def test_the_problem_type_is_read_off_the_target(
         ({"features": ["late"]}, "22023", "late"),
         ({"features": ["id", "id"]}, "22023", "twice"),
         ({"features": [None]}, "22004", "features"),
+        ({"features": [["id"], ["kind"]]}, "22023", "features"),
         ({"hyperparameters": '{"nope": 1}'}, "22023", "nope"),
         ({"hyperparameters": '{"max_depth": "deep"}'}, "22023", "deep"),
         ({"hyperparameters": "[1]"}, "22023", "hyperparameters"),
@@ -167,9 +168,65 @@ def test_it_reads_as_the_caller(shop: Connection, bob: Person) -> None:
     assert one(bob.connection, "SELECT kwdbml.create_training_pipeline('q', 'random_forest', 'late', 'shop')")
 
 
+@pytest.mark.parametrize(
+    ("target", "problem_type", "words"),
+    [
+        ("NULL::boolean", None, ["no rows with a target"]),
+        ("NULL::float8", None, ["no rows with a target"]),
+        ("float8 'NaN'", "m", ["no rows with a target"]),
+        ("'only'", None, ["one value", '"y"', "only"]),
+        ("true", None, ["one value", "true"]),
+        ("7", "M", ["one value", "7"]),
+        ("n % 3", "B", ["more than two values", "0, 1, 2"]),
+        ("n", "b", ["more than two values"]),
+        ("left('long', 1) || repeat('x', 1000) || n", "b", ["more than two values"]),
+    ],
+)
+def test_a_target_that_teaches_nothing(ann: Person, target: str, problem_type: str | None, words: list[str]) -> None:
+    """Seen at the call, in one pass over the target."""
+    data = f"SELECT n AS x, {target} AS y FROM generate_series(1, 60) AS n"
+    with refused("22023", *words) as error:
+        one(ann.connection, CREATE_Q, [data, problem_type])
+    assert len(str(error.value)) < 500
+    assert rows(ann.connection, "SELECT * FROM kwdbml.show_training_pipelines()") == []
+
+
+@pytest.mark.parametrize(
+    ("target", "problem_type"),
+    [("n % 2", "b"), ("n % 2", "m"), ("CASE WHEN n > 40 THEN float8 'NaN' ELSE n % 2 END", "b"), ("1.5", "r")],
+)
+def test_a_target_that_teaches_just_enough(ann: Person, target: str, problem_type: str) -> None:
+    data = f"SELECT n AS x, {target} AS y FROM generate_series(1, 60) AS n"
+    assert one(ann.connection, CREATE_Q, [data, problem_type]) == "public.q"
+
+
+@pytest.mark.parametrize(
+    ("limit", "problem_type", "word"),
+    [(0, "b", "no rows"), (0, "r", "no rows"), (1, "b", "one value"), (1, "r", "one row")],
+)
+def test_too_few_rows(shop: Connection, limit: int, problem_type: str, word: str) -> None:
+    call = "SELECT kwdbml.create_training_pipeline('q', 'random_forest', 'late', %s, %s)"
+    with refused("22023", "train_data", word):
+        one(shop, call, [f"SELECT * FROM shop LIMIT {limit}", problem_type])
+    assert one(shop, call, ["SELECT * FROM shop LIMIT 2", problem_type]) == "public.q"
+
+
+def test_an_error_while_the_target_is_looked_at(shop: Connection) -> None:
+    with refused("22012", "train_data: division by zero"):
+        one(shop, CREATE_Q, ["SELECT id, 1 / (id - 3) AS y FROM shop", None])
+
+
+@pytest.mark.parametrize("problem_type", ["r", "m"])
+def test_positive_label_of_no_binary_problem(shop: Connection, problem_type: str) -> None:
+    call = "SELECT kwdbml.create_training_pipeline('q', 'random_forest', 'late', 'shop', %s, NULL, %s::jsonb)"
+    with refused("22023", "positive_label is for binary classification"):
+        one(shop, call, [problem_type, '{"positive_label": 1}'])
+    assert one(shop, call, ["b", '{"positive_label": 1}']) == "public.q"
+
+
 def test_odd_column_names(ann: Person) -> None:
     run(ann.connection, ('CREATE TABLE t ("select" int, "a ""b"" c" text, "温度" real, "Up" int, "x.y"'
-                         ' int, "%s" int, y boolean)'),
+                         ' int, "%s" int, y boolean)'), "INSERT INTO t (y) VALUES (true), (false)",
         "SELECT kwdbml.create_training_pipeline('q', 'random_forest', 'y', 't')")  # fmt: skip
     features = one(ann.connection, "SELECT features FROM kwdbml.show_training_pipeline('q')")
     assert [f["name"] for f in features] == ["select", 'a "b" c', "温度", "Up", "x.y", "%s"]

@@ -30,6 +30,14 @@ def test_columns_that_nobody_inserts(shop: Connection, pipeline: str, column: st
     assert rows(shop, "SELECT * FROM kwdbml.show_jobs()") == []
 
 
+@pytest.mark.parametrize("column", ["settings", "labels", "annotations"])
+@pytest.mark.parametrize("value", ["[]", "5", '"text"', "null", "true"])
+def test_what_must_be_an_object(shop: Connection, pipeline: str, column: str, value: str) -> None:
+    with refused("23514", column, hint=False):
+        run(shop, f"INSERT INTO kwdbml.job ({REQUEST}, {column}) {VALUES.replace(' FROM', f' , $v${value}$v$ FROM')}")
+    run(shop, f"INSERT INTO kwdbml.job ({REQUEST}, {column}) {VALUES.replace(' FROM', ' , $v${}$v$ FROM')}")
+
+
 @pytest.mark.parametrize(
     "assignment",
     [

@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from tests.fixtures import zips
+from tests.fixtures.bundles import zipped
 from tests.sql.support import (
     INPUT,
     OUTPUT,
@@ -22,7 +25,6 @@ from tests.sql.support import (
     refused,
     rows,
     run,
-    zipped,
 )
 
 TRANSFORMER = bundle(prediction__data_preparation_prediction_py="def preprocess(inputs, data_path): pass\n")
@@ -157,6 +159,17 @@ def test_bad_arguments(ann: Person, changes: dict[str, Any], sqlstate: str, word
     assert rows(ann.connection, "SELECT * FROM kwdbml.show_training_pipelines()") == []
 
 
+def test_the_hint_fits_the_argument(shop: Connection) -> None:
+    for changes in ({"input": "{x}"}, {"output": "{x}"}):
+        with refused("22023", "schema is not JSON", hint='[{"name": "x", "type": "FLOAT"}'):
+            import_pipeline(shop, **changes)
+    with refused("22023", "hyperparameters is not JSON", hint='{"max_depth": 3}'):
+        run(shop, "SELECT kwdbml.create_training_pipeline('q', 'xgboost', 'late', 'shop', NULL, NULL, '{x}'::text)")
+    import_pipeline(shop, "up")
+    with refused("22023", "settings is not JSON", hint='{"queue": "night"}'):
+        run(shop, "SELECT kwdbml.train_model('up', 'm', 'shop', true, true, '{x}'::text)")
+
+
 def linked() -> bytes:
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w") as archive:
@@ -201,6 +214,16 @@ def encrypted() -> bytes:
 def test_bad_bundles(ann: Person, content: bytes, sqlstate: str, word: str) -> None:
     with refused(sqlstate, "pipeline_entity", word):
         import_pipeline(ann.connection, pipeline=content)
+
+
+@pytest.mark.parametrize(("make", "sqlstate", "word"), zips.REFUSED, ids=lambda value: getattr(value, "__name__", None))
+def test_bundles_made_to_harm(ann: Person, make: Callable[[], bytes], sqlstate: str, word: str) -> None:
+    with refused(sqlstate, "pipeline_entity", word):
+        import_pipeline(ann.connection, pipeline=make())
+    with refused(sqlstate, "transformer_entity", word):
+        import_pipeline(ann.connection, transformer=make())
+    assert rows(ann.connection, "SELECT * FROM kwdbml.show_training_pipelines()") == []
+    assert import_pipeline(ann.connection, pipeline=zips.good()) == "public.up"
 
 
 def test_scripts_in_the_root_get_their_own_hint(ann: Person) -> None:

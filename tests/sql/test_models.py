@@ -69,7 +69,9 @@ def test_immediately_deploy_moves_the_active_version(shop: Connection, model: st
     [
         ("NULL", "22004", "NULL"),
         ("'nobody'", "42704", "public.nobody"),
-        ("'m', 7", "42704", "version 7"),
+        ("'m', 7", "42704", "model public.m has no version 7"),
+        ("'nobody', 7", "42704", "no such model: public.nobody"),
+        ("'m', -1", "22023", "-1"),
         ("'m m'", "22023", "m m"),
         ("'nowhere.m'", "3F000", "nowhere"),
     ],
@@ -83,8 +85,12 @@ def test_what_show_model_refuses(
 
 def test_a_stranger_cannot_tell_it_from_nothing(model: str, bob: Person) -> None:
     assert rows(bob.connection, "SELECT * FROM kwdbml.show_models()") == []
-    with refused("42704", "no such model: public.m"):
-        rows(bob.connection, "SELECT * FROM kwdbml.show_model('m')")
+    told = set()
+    for call in ("'m'", "'m', 1", "'m', 9", "'nobody'", "'nobody', 1"):
+        with refused("42704", "no such model: public.") as error:
+            rows(bob.connection, f"SELECT * FROM kwdbml.show_model({call})")
+        told.add((error.value.diag.message_primary or "").replace("nobody", "m"))
+    assert told == {"no such model: public.m"}
 
 
 def test_admin_and_superuser_see_all(model: str, admin: Person, db: Connection) -> None:

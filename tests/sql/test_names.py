@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.sql.support import Connection, Person, import_pipeline, one, refused, run
+from tests.sql.support import Connection, Person, Worker, import_pipeline, one, refused, rows, run
 
 CHINESE = "模型"
 LONGEST = "x" * 63
@@ -73,6 +73,50 @@ def test_usage_on_the_schema_is_needed(ann: Person, db: Connection) -> None:
         import_pipeline(ann.connection, "lab.p")
     run(db, f'GRANT USAGE ON SCHEMA lab TO "{ann.name}"')
     assert import_pipeline(ann.connection, "lab.p") == "lab.p"
+
+
+SYSTEM = ["kwdbml", "KWDBML", "pg_catalog", "information_schema", "pg_toast", "pg_temp", "pg_temp_3"]
+
+
+@pytest.mark.parametrize("schema", SYSTEM)
+def test_nothing_is_made_in_a_schema_of_the_system(
+    shop: Connection, pipeline: str, db: Connection, schema: str
+) -> None:
+    create = "SELECT kwdbml.create_training_pipeline('{}.q', 'random_forest', 'late', 'shop')"
+    train = "SELECT kwdbml.train_model('p', '{}.q', 'shop', true, true)"
+    run(db, "CREATE TEMP TABLE makes_pg_temp_3 (x int)", "CREATE SCHEMA pgx", "GRANT USAGE ON SCHEMA pgx TO PUBLIC")
+    for connection in (shop, db):
+        for call in (create, train):
+            with refused("3F000" if schema == "pg_temp_3" else "42501", schema.lower()):
+                run(connection, call.format(schema))
+        with refused("3F000" if schema == "pg_temp_3" else "42501", schema.lower()):
+            import_pipeline(connection, f"{schema}.q")
+    assert len(rows(db, "SELECT FROM kwdbml.pipeline")) == 1
+    assert rows(db, "SELECT FROM kwdbml.job") == []
+    run(shop, create.format("pgx"), train.format("pgx"))
+
+
+@pytest.mark.parametrize("schema", ["kwdbml", "pg_catalog", "information_schema", "pg_temp_3"])
+def test_nor_by_a_hand_written_insert(
+    shop: Connection, pipeline: str, db: Connection, worker: Worker, schema: str
+) -> None:
+    by_hand = (
+        "INSERT INTO kwdbml.pipeline (schema, name, problem_type, framework, runtime, features, target, content_hash)"
+        " SELECT '{}', 'q', problem_type, framework, runtime, features, target, content_hash FROM kwdbml.pipeline"
+    )
+    with refused("23514", "pipeline", hint=False):
+        run(shop, by_hand.format(schema))
+    run(shop, by_hand.format("public"))
+    run(
+        shop,
+        "INSERT INTO kwdbml.job (type, pipeline_name, pipeline_id, model_name, data_query, data_columns)"
+        f" SELECT 'TRAIN', 'public.p', id, '{schema}.m', 'TABLE shop', '[]' FROM kwdbml.pipeline WHERE name = 'p'",
+    )
+    with refused("3F000" if schema == "pg_temp_3" else "42501", schema):
+        worker.spec(worker.claim())
+    with refused("23514", "model", hint=False):
+        run(db, "INSERT INTO kwdbml.model (schema, name, problem_type, features, target)"
+                f" VALUES ('{schema}', 'm', 'b', '[]', '[]')")  # fmt: skip
 
 
 @pytest.mark.parametrize("call", ["train_model('p', {}, 'shop', true, true)", "show_model({})", "show_jobs({})"])

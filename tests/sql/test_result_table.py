@@ -226,3 +226,35 @@ def test_canceled_while_landing(shop: Connection, model: str, worker: Worker) ->
         land(worker, held, ROWS)
     assert one(shop, "SELECT to_regclass('r')") is None
     assert one(shop, "SELECT phase FROM kwdbml.jobs WHERE id = %s", [job]) == "canceling"
+
+
+@pytest.mark.parametrize(
+    ("result_table", "sqlstate"),
+    [
+        ("null", "22023"), ("5", "22023"), ('""', "22023"), ('"r"', "22023"), ('"db.public.r"', "22023"),
+        ('"public..r"', "22023"), ('"public.\\"r"', "22023"), ('"public.r; DROP TABLE shop"', "22023"),
+        ('"pg_temp.r"', "22023"), ('"kwdbml.job"', "42501"), ('"kwdbml.new"', "42501"), ('"nowhere.r"', "3F000"),
+    ],
+)  # fmt: skip
+def test_the_worker_believes_no_row(
+    shop: Connection, model: str, worker: Worker, db: Connection, result_table: str, sqlstate: str
+) -> None:
+    """What stands in a hand-written request is read and checked again."""
+    job = predict(shop)
+    db.execute(
+        "UPDATE kwdbml.job SET settings = settings || jsonb_build_object('result_table', %s::jsonb)", [result_table]
+    )
+    held = worker.claim(job)
+    with refused(sqlstate):
+        worker.call("worker_result_open", held)
+    assert one(shop, "SELECT count(*) FROM shop") == 30
+    db.execute("""UPDATE kwdbml.job SET settings = settings || '{"result_table": "public.\\"R r\\""}'""")
+    land(worker, held, ROWS)
+    assert rows(shop, 'SELECT id FROM "R r" ORDER BY id') == [(1,), (2,)]
+
+
+def test_settings_show_the_arguments_and_nothing_else(shop: Connection, model: str) -> None:
+    one(shop, "SELECT kwdbml.batch_predict('m', 1, 'shop', '\"R r\"', 'REPLACE', '{\"ttl\": 9}')")
+    assert one(shop, "SELECT settings FROM kwdbml.show_jobs('m', 1)") == {
+        "batch_data": "shop", "result_table": 'public."R r"', "action_if_exists": "replace", "ttl": 9,
+    }  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from psycopg.types.json import Jsonb
 
-from tests.sql.support import Connection, one, rows, run
+from tests.sql.support import Connection, one, refused, rows, run
 
 TRAIN = "SELECT kwdbml.train_model({})"
 EVALUATE = "SELECT kwdbml.evaluate_model({})"
@@ -87,13 +87,13 @@ def test_evaluate_model(
 ) -> None:
     found = show(shop, one(shop, EVALUATE.format(arguments)))
     assert (found["type"], found["pipeline_name"], found["model_version"]) == ("EVALUATE", pipeline_name, version)
-    assert found["settings"] == {"evaluate_data": "shop", "objectives": "auc", "objective_groups": [["auc"]]}
+    assert found["settings"] == {"evaluate_data": "shop", "objectives": "auc"}
 
 
 @pytest.mark.parametrize("version", [1, None])
 def test_evaluate_model_with_bind_parameters(shop: Connection, model: str, version: int | None) -> None:
     job = one(shop, EVALUATE.format("%s, %s, %s, %s, %s, %s"), [None, "m", version, "shop", "f1, auc", '{"ttl": 5}'])
-    assert show(shop, job)["settings"]["objective_groups"] == [["f1", "auc"]]
+    assert show(shop, job)["settings"] == {"evaluate_data": "shop", "objectives": "f1, auc", "ttl": 5}
 
 
 FORMS = [
@@ -135,8 +135,7 @@ def test_batch_predict(
 ) -> None:
     found = show(shop, one(shop, PREDICT.format(arguments)))
     assert (found["type"], found["pipeline_name"], found["model_version"]) == ("BATCH_PREDICT", pipeline_name, version)
-    settings = {k: found["settings"][k] for k in ("batch_data", "result_table", "action_if_exists")}
-    assert settings == {"batch_data": "shop", "result_table": "public.r", "action_if_exists": "replace"}
+    assert found["settings"] == {"batch_data": "shop", "result_table": "public.r", "action_if_exists": "replace"}
 
 
 @pytest.mark.parametrize(
@@ -157,6 +156,20 @@ def test_batch_predict_with_bind_parameters(shop: Connection, model: str, argume
     found = show(shop, one(shop, PREDICT.format(", ".join(["%s"] * len(arguments))), arguments))
     assert (found["model_name"], found["model_version"]) == ("public.m", 1)
     assert found["settings"]["action_if_exists"] == "append"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ("'m', 'one', 'shop', 'r', 'append'", '"one"'),
+        ("'m', '99999999999999999999', 'shop', 'r', 'append'", '"99999999999999999999"'),
+        ("'m', 'one', 'shop', 'r', 'append', '{}'", '"shop"'),  # six texts without a version: the third should be it
+        ("'', 'm', 'one'::text, 'shop', 'r', 'append', '{}'::text", '"one"'),
+    ],
+)
+def test_batch_predict_with_a_version_that_is_none(shop: Connection, model: str, arguments: str, word: str) -> None:
+    with refused("22023", "invalid model version", word):
+        one(shop, PREDICT.format(arguments))
 
 
 def test_batch_predict_with_bound_typed_text(shop: Connection, model: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kwdbml.engines.base import RunState, RunStatus, Workspace
-from kwdbml.errors import InvalidParameter
+from kwdbml.errors import EngineError, InvalidParameter
 from kwdbml.worker import landing
 
 
@@ -67,3 +68,64 @@ def test_what_the_engine_saw_outweighs_what_the_step_wrote(workspace: Workspace)
     assert landing.error_of(workspace, killed)["type"] == "OOMKilled"
     left = RunStatus(RunState.FAILED, 1, "Error", "exit code 1")
     assert landing.error_of(workspace, left)["type"] == "MyError"
+
+
+DEEP = "[" * 900 + "]" * 900
+
+
+def _scored(score: str) -> str:
+    return '{"metrics": [{"objective": "f1", "score": ' + score + "}]}"
+
+
+ODD_RESULTS = [
+    _scored("9" * 5000), '{"rows_read": 1e999}', '{"rows_read": -1e999}',
+    '{"rows_read": ' + "9" * 4000 + "}", _scored("9" * 4000),
+    '{"positive_label": ' + DEEP + "}", '{"metrics": [{"objective": ' + DEEP + ', "score": [1]}]}', "[" * 50_000,
+    '{"libraries": [[]]}', '{"metrics": {"a": 1}}', '{"metrics": [null]}', "null", "5", '"text"', "",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ODD_RESULTS, ids=range(len(ODD_RESULTS)))
+def test_an_odd_result_is_told_as_such(workspace: Workspace, text: str) -> None:
+    (workspace.outputs / "result.json").write_text(text)
+    with pytest.raises(InvalidParameter, match="step's result"):
+        landing.outcome_of(workspace, "r")
+
+
+@pytest.mark.parametrize("score", ["1e999", "-1e999", "NaN", "null"])
+def test_a_score_that_is_no_number(workspace: Workspace, score: str) -> None:
+    (workspace.outputs / "result.json").write_text(_scored(score))
+    assert landing.outcome_of(workspace, "r")["main_score"] is None
+
+
+def test_a_label_is_not_multiplied_without_bound(workspace: Workspace) -> None:
+    metrics = [{"objective": str(i), "score": 1} for i in range(1000)]
+    for label, kept in (("yes", True), (["yes", 1, True], True), (["x" * 5000] * 100, False)):
+        _write(workspace, {"metrics": metrics, "positive_label": label})
+        result = landing.outcome_of(workspace, "b")["result"]
+        assert result[999].get("positive_label") == (label if kept else None)
+
+
+def test_an_odd_result_takes_little_memory(workspace: Workspace) -> None:
+    for content in ("[" + "[]," * 700_000 + "[]]", "[" + "{}," * 700_000 + "{}]", "[" + "[]," * 9_000_000 + "[]]"):
+        (workspace.outputs / "result.json").write_text(content)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises((InvalidParameter, EngineError)):
+            landing.outcome_of(workspace, "r")
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 80 << 10
+
+
+ODD_ERRORS = [
+    "[" * 50_000, '{"message": ' + "9" * 5000 + "}", '{"traceback": ' + DEEP + ', "message": 1e999}',
+    '{"traceback": 5}', '{"traceback": {"a": 1}}', "null", '{"pad": "' + "x" * (3 << 20) + '"}',
+    '{"message": ' + DEEP + "}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ODD_ERRORS, ids=range(len(ODD_ERRORS)))
+def test_an_odd_error_is_still_one(workspace: Workspace, text: str) -> None:
+    (workspace.outputs / "error.json").write_text(text)
+    error = landing.error_of(workspace, RunStatus(RunState.FAILED, 1, "Error", "exit code 1"))
+    assert set(error) == {"type", "message", "step", "traceback"}
+    assert len(json.dumps(error)) < 3_000_000
+    json.dumps(error, allow_nan=False).encode()

@@ -18,7 +18,7 @@ def test_a_statement_is_used(name: str) -> None:
     used = {
         found
         for path in (PACKAGE / "store.py", PACKAGE / "dataset.py")
-        for found in re.findall(r'(?:QUERIES\[|_rows\(\s*|_value\(\s*)"(\w+)"', path.read_text())
+        for found in re.findall(r'(?:QUERIES\[|_rows\(\s*|_value\(\s*|_prepared\()"(\w+)"', path.read_text())
     }
     assert name in used
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,10 +17,10 @@ from pydantic import SecretStr
 
 from kwdbml.engines.base import Engine
 from kwdbml.engines.fake import FakeEngine, FakeWorld
-from kwdbml.engines.local import LocalEngine
 from kwdbml.settings import WorkerSettings
 from kwdbml.worker.loop import Worker
 from tests.fixtures.database import MakeRole
+from tests.fixtures.engines import sweep_out
 from tests.worker import plays
 from tests.worker.site import DEADLINE, Gate, Site
 
@@ -123,15 +121,6 @@ class Launch(Protocol):
 
 
 @pytest.fixture
-def scratch() -> Iterator[Path]:
-    """A scratch root that the job's own user can pass through."""
-    path = Path(tempfile.mkdtemp(prefix="kwdbml-test-"))
-    path.chmod(0o711)
-    yield path / "engine"
-    shutil.rmtree(path)
-
-
-@pytest.fixture
 async def launch(worker_dsn: str, scratch: Path, tmp_path: Path) -> AsyncIterator[Launch]:
     """``await launch()``: a worker process that serves this test's database; afterwards it, and every run, is gone."""
     made: list[WorkerProcess] = []
@@ -146,13 +135,7 @@ async def launch(worker_dsn: str, scratch: Path, tmp_path: Path) -> AsyncIterato
     for one in made:
         if one.process.poll() is None:
             await one.end()
-    broom = LocalEngine(scratch, warm=0)
-    await broom.start()
-    for path in (scratch / "runs").glob("*.json"):
-        handle = await broom.find(path.stem)
-        if handle is not None:
-            await broom.cleanup(handle)
-    await broom.close()
+    await sweep_out(scratch)
 
 
 @pytest.fixture

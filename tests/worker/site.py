@@ -7,9 +7,7 @@ that waits for a lock) it sees a moment later. Every wait has a deadline.
 from __future__ import annotations
 
 import asyncio
-import io
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, LiteralString
@@ -19,6 +17,7 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from tests.fixtures.bundles import zipped
 from tests.fixtures.database import Role
 
 Query = LiteralString | bytes | sql.SQL | sql.Composed
@@ -27,15 +26,6 @@ _TELLING = ("attempt", "job", "job_log", "cleanup")
 
 #: A pipeline script that is not run: the fake engine's script plays its part.
 TRAIN = "def model_train(x_train, y_train, x_test, y_test):\n    raise NotImplementedError\n"
-
-
-def zipped(files: Mapping[str, str | bytes]) -> bytes:
-    """A ZIP of these files."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
 
 
 @dataclass

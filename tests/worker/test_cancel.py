@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+
 import psycopg
 import pytest
 
+from kwdbml.dataset import Connections, DatabaseError
 from kwdbml.engines.fake import FakeWorld
+from kwdbml.worker import staging
 from tests.worker import plays
 from tests.worker.conftest import Employ
-from tests.worker.site import Gate, Site
+from tests.worker.site import DEADLINE, Gate, Site
 
 
 async def _cancel(site: Site, job: str) -> None:
@@ -162,3 +167,27 @@ async def test_removing_a_finished_job_leaves_its_model(site: Site, employ: Empl
     await site.succeeded(job)
     await site.run("SELECT kwdbml.remove_job(%s)", job)
     assert await site.versions() == [(1, True)]
+
+
+async def test_while_the_reading_connection_does_not_come_up(
+    site: Site, employ: Employ, world: FakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no backend to terminate yet: the thread is left behind, the job is not."""
+    asked, answer = threading.Event(), threading.Event()
+
+    def take(_: Connections) -> None:
+        asked.set()
+        answer.wait()
+        raise DatabaseError("08006", "too late")
+
+    monkeypatch.setattr(Connections, "take", take)
+    monkeypatch.setattr(staging, "_CANCEL_WITHIN", 0.1)
+    await employ()
+    job = await site.train()
+    await asyncio.to_thread(asked.wait, DEADLINE)
+    await _cancel(site, job)
+    try:
+        assert (await site.ended(job))[0] == "CANCELED"
+    finally:
+        answer.set()
+    assert world.launches == []

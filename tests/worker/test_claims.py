@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
+import socket
 from collections.abc import Callable
 
+import psycopg
 import pytest
 
 from kwdbml.engines.base import RunState, RunStatus
@@ -90,11 +93,41 @@ async def test_a_second_sigterm_lets_go_and_the_next_worker_goes_on(
     await site.in_phase(job, "running")
     worker.stop()
     worker.stop()
+    await site.until("SELECT waiting_for = 'a worker' AND worker IS NULL FROM kwdbml.jobs")
     await employ()
-    await site.expire()
+    await site.until("SELECT worker LIKE 'w2:%%' FROM kwdbml.jobs")
     held.go.set()
     await site.one_landed(job)
     assert len(world.launches) == 1
+
+
+async def test_a_run_that_was_given_back_waits_for_its_host(
+    site: Site, employ: Employ, world: FakeWorld, worker_dsn: str
+) -> None:
+    """A worker elsewhere could not follow it, and gets it only after the lease; the old token decides nothing more."""
+    world.script = held = plays.Held()
+    worker = await employ()
+    job = await site.train()
+    await held.at.wait()
+    await site.in_phase(job, "running")
+    token = await site.value("SELECT token FROM kwdbml.attempt")
+    worker.stop()
+    worker.stop()
+    await site.until("SELECT worker IS NULL FROM kwdbml.jobs")
+    claim = "SELECT job_id::text FROM kwdbml.worker_claim('other', '{local}', '30 s', %s)"
+    async with await psycopg.AsyncConnection.connect(worker_dsn, autocommit=True) as other:
+        assert await (await other.execute(claim, ["elsewhere"])).fetchall() == []
+        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
+            await other.execute("SELECT kwdbml.worker_fail(%s, %s, '{}', false)", [job, token])
+        assert await (await other.execute(claim, [socket.gethostname()])).fetchall() == [(job,)]
+        await site.expire()
+        assert await (await other.execute(claim, ["elsewhere"])).fetchall() == [(job,)]
+        await site.expire()
+    await employ()
+    held.go.set()
+    await site.one_landed(job)
+    assert len(world.launches) == 1
+    assert re.fullmatch("[0-9a-f]{64}", await site.value("SELECT data_hash FROM kwdbml.jobs"))
 
 
 async def test_a_run_is_found_and_followed_after_the_lease(site: Site, employ: Employ, world: FakeWorld) -> None:

@@ -143,6 +143,24 @@ async def test_a_second_sigterm_leaves_at_once(site: Site, launch: Launch, gate:
     await site.until("SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = %s)", waiting)
 
 
+async def test_let_go_while_the_step_runs_the_next_worker_follows_at_once(
+    site: Site, launch: Launch, scratch: Path, empty: Callable[[], bool]
+) -> None:
+    """Long before the lease is over."""
+    first = await launch(KWDBML_LEASE="600")
+    job = await site.train(pipeline="waits")
+    await _waits(site, job)
+    first.process.send_signal(signal.SIGTERM)
+    assert await first.end(signal.SIGINT) == 0
+    assert await site.value("SELECT worker IS NULL AND phase = 'running' FROM kwdbml.jobs")
+    second = await launch()
+    await site.until("SELECT worker LIKE '%%:' || %s FROM kwdbml.jobs", str(second.process.pid))
+    await _go(scratch)
+    await site.one_landed(job)
+    assert await site.lines(job) == ["waiting", "told to go"]
+    assert empty()
+
+
 async def test_the_real_steps_train_evaluate_and_predict(site: Site, launch: Launch, empty: Callable[[], bool]) -> None:
     await site.as_ann.execute(
         "SELECT kwdbml.create_training_pipeline('lr', 'logistic_regression', 'late', 'SELECT x, late FROM trips')"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from typing import Any
 
 from kwdbml.engines.fake import FakeJob, FakeWorld
 from tests.worker import plays
 from tests.worker.conftest import Employ
-from tests.worker.site import Site, metrics, result
+from tests.worker.site import Gate, Site, metrics, result
 
 MIB = 1024 * 1024
 
@@ -22,6 +23,22 @@ async def test_a_training_lands_a_version_with_its_metrics(site: Site, employ: E
         "SELECT last_metrics, rows_read, libraries, framework, job_id::text FROM kwdbml.model_version"
     )
     assert found == (metrics(), 50, {"numpy": "2"}, "sklearn_1.3", job)
+
+
+async def test_a_long_staging_shows_how_far_it_is(site: Site, employ: Employ, world: FakeWorld, gate: Gate) -> None:
+    rows = "SELECT n AS id, n / 10.0::float8 AS x, n % 2 AS late FROM generate_series(1, 1000000) AS n"
+    world.script = held = plays.Held()
+    await employ()
+    job = await site.train(f"{rows} UNION ALL {gate.data}")
+    step = str(await site.until("SELECT step FROM kwdbml.jobs WHERE phase = 'staging'"))
+    read = re.fullmatch(r"read ([1-9][0-9,]+) rows", step)
+    assert read, step
+    assert int(read[1].replace(",", "")) <= 1_000_000
+    await gate.open()
+    await held.at.wait()
+    await site.until("SELECT step = 'train' AND progress = 0.5 FROM kwdbml.jobs")
+    held.go.set()
+    await site.one_landed(job)
 
 
 async def test_the_first_version_is_active_and_a_further_one_only_when_deployed(site: Site, employ: Employ) -> None:

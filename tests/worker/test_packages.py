@@ -21,7 +21,8 @@ from kwdbml.engines.base import Workspace
 from kwdbml.steps.failure import BadBundle, MissingRequirement
 from kwdbml.worker.installer import InstallFailed, Limits, RequirementConflict
 from kwdbml.worker.packages import Packages
-from tests.worker.site import DEADLINE, zipped
+from tests.fixtures.bundles import zipped
+from tests.worker.site import DEADLINE
 
 Files = Mapping[str, str | bytes]
 

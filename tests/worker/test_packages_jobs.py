@@ -11,9 +11,10 @@ from psycopg.types.json import Jsonb
 
 from kwdbml.engines.fake import FakeJob, FakeWorld
 from kwdbml.engines.local import LocalEngine
+from tests.fixtures.bundles import zipped
 from tests.worker import plays
 from tests.worker.conftest import Employ
-from tests.worker.site import DEADLINE, Site, zipped
+from tests.worker.site import DEADLINE, Site
 from tests.worker.test_packages import Silence, configure, leftovers, made, wheel
 
 TRAIN = """

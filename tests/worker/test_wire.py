@@ -30,6 +30,11 @@ class Line:
     mend: Callable[[], Any]
 
 
+#: Not just any lock: those who notify at the same time wait for each other too.
+_WAITED_FOR = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND relation = %s::regclass"
+_ROW_WAITED_FOR = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND locktype IN ('tuple', 'transactionid')"
+
+
 async def _nothing() -> None:
     pass
 
@@ -56,6 +61,19 @@ async def test_while_staging(site: Site, employ: Employ, world: FakeWorld, gate:
     assert len(world.launches) == 1
 
 
+async def test_while_bundles_are_fetched(site: Site, employ: Employ, world: FakeWorld, line: Line, dsn: str) -> None:
+    """Nothing is launched yet: it starts afresh, and waits for no lease."""
+    async with await psycopg.AsyncConnection.connect(dsn) as blocker:
+        await blocker.execute("LOCK TABLE kwdbml.artefact_chunk")
+        await employ(dsn=line.dsn, lease=600)
+        job = await site.train()
+        await site.until(_WAITED_FOR, "kwdbml.artefact_chunk")
+        await line.fail()
+    await line.mend()
+    await site.one_landed(job)
+    assert len(world.launches) == 1
+
+
 async def test_while_following(site: Site, employ: Employ, world: FakeWorld, line: Line) -> None:
     world.script = held = plays.Held()
     await employ(dsn=line.dsn)
@@ -77,7 +95,7 @@ async def test_while_landing(site: Site, employ: Employ, world: FakeWorld, line:
         await blocker.execute("SELECT FROM kwdbml.model FOR UPDATE")
         await employ(dsn=line.dsn)
         job = await site.train(new_version=True)
-        await site.until("SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        await site.until(_ROW_WAITED_FOR)
         await line.fail()
     await line.mend()
     await site.succeeded(job)
@@ -100,7 +118,7 @@ async def test_while_rows_are_written(site: Site, employ: Employ, world: FakeWor
         await blocker.execute("LOCK TABLE answers IN ROW EXCLUSIVE MODE")
         await employ(dsn=line.dsn)
         job = await site.predict(action="append")
-        await site.until("SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        await site.until(_WAITED_FOR, "answers")
         await line.fail()
     await line.mend()
     await site.succeeded(job)

@@ -26,6 +26,7 @@ $$;
 COMMENT ON FUNCTION kwdbml._python(text, jsonb, bytea[]) IS 'the one PL/Python body behind all functions';
 
 -- Contract: the value, or the error with its SQLSTATE, detail and hint.
+-- Who calls it is LANGUAGE sql and inlined, where it can be: psql shows each PL/pgSQL function around as a line of CONTEXT.
 CREATE FUNCTION kwdbml._call(function text, arguments jsonb, bundles bytea[] DEFAULT NULL) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
     answer text[] := kwdbml._python(function, arguments, bundles);

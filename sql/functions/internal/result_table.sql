@@ -8,6 +8,10 @@ DECLARE
     problem text;
     home oid := to_regnamespace(quote_ident(table_schema));
 BEGIN
+    IF table_schema ~ '^pg_temp(_|$)' THEN
+        RAISE EXCEPTION 'result table % would be a temporary table, which only its session sees', shown
+            USING ERRCODE = '22023', HINT = 'A worker writes the rows later: name a table in an ordinary schema, such as public.t.';
+    END IF;
     IF home IS NULL THEN
         RAISE EXCEPTION 'schema "%" does not exist', table_schema USING ERRCODE = '3F000', HINT = 'Create it, or name another one.';
     END IF;
@@ -46,6 +50,25 @@ END
 $$;
 COMMENT ON FUNCTION kwdbml._check_result_table(text, text, jsonb, text, name) IS
     'whether a role may have its predictions written there without any code of a user running';
+
+-- Contract: (schema, name) of a result table as a job's row names it, both quoted where needed; 22023 for anything else.
+CREATE FUNCTION kwdbml._result_place(result_table text) RETURNS text[] LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    parts text[];
+BEGIN
+    BEGIN
+        parts := parse_ident(result_table);
+    EXCEPTION WHEN invalid_parameter_value THEN
+        NULL;  -- it would name the value, but no cure
+    END;
+    IF array_length(parts, 1) = 2 THEN
+        RETURN parts;
+    END IF;
+    RAISE EXCEPTION 'invalid result table "%"', coalesce(result_table, 'NULL') USING ERRCODE = '22023', HINT = 'Use kwdbml.batch_predict.';
+END
+$$;
+COMMENT ON FUNCTION kwdbml._result_place(text) IS 'schema and name of the result table of a job';
 
 -- Contract: why a plain INSERT into the table would run code that somebody wrote, or be more than an INSERT; NULL: it would not.
 CREATE FUNCTION kwdbml._runs_code_on_insert(rel oid) RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp

@@ -25,6 +25,10 @@ RETURNS SETOF kwdbml.model_version_row LANGUAGE plpgsql STABLE ROWS 10 AS $$
 DECLARE
     parts text[] := kwdbml._name('model', model_name);
 BEGIN
+    IF show_model.model_version < 0 THEN
+        RAISE EXCEPTION 'invalid model version %', show_model.model_version
+            USING ERRCODE = '22023', HINT = 'Versions are 1, 2, 3 …; 0 is the newest; leave the version out for all.';
+    END IF;
     RETURN QUERY
         SELECT m.schema, m.name, m.description, m.creator::text, v.created, m.last_updated, m.problem_type, m.features,
                m.target, v.framework, v.runtime, a.version, v.last_metrics, '{"status": "Ready"}'::jsonb, v.version
@@ -37,7 +41,12 @@ BEGIN
                   AND v.version = (SELECT pg_catalog.max(n.version) FROM kwdbml.model_version n WHERE n.model_id = m.id))
         ORDER BY v.version;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'no such model: %.%', parts[1], parts[2] || coalesce(' version ' || show_model.model_version, '')
+        IF EXISTS (SELECT FROM kwdbml.model m WHERE m.schema = parts[1] AND m.name = parts[2]
+                   AND kwdbml._model_right(m.id, 'SELECT', current_user)) THEN
+            RAISE EXCEPTION 'model %.% has no version %', parts[1], parts[2], show_model.model_version
+                USING ERRCODE = '42704', HINT = 'SELECT version FROM kwdbml.show_model(name) lists its versions; 0 is the newest.';
+        END IF;
+        RAISE EXCEPTION 'no such model: %.%', parts[1], parts[2]
             USING ERRCODE = '42704', HINT = 'SELECT * FROM kwdbml.show_models() lists those you may see.';
     END IF;
 END

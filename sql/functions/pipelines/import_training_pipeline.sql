@@ -1,3 +1,4 @@
+-- requires: _load
 -- Contract: stores a bundle for a pipeline that this very transaction has made; nobody else can see that row yet, and
 -- nobody can add to one that is committed. SECURITY DEFINER: callers have no right on artefacts.
 CREATE FUNCTION kwdbml._attach_bundle(pipeline uuid, bundle_kind text, bundle bytea) RETURNS void LANGUAGE plpgsql
@@ -28,22 +29,16 @@ COMMENT ON FUNCTION kwdbml._attach_bundle(uuid, text, bytea) IS 'stores the bund
 CREATE FUNCTION kwdbml.import_training_pipeline(
     pipeline_name text, description text, problem_type text, framework text, runtime text,
     input_schema jsonb, output_schema jsonb, pipeline_entity bytea, transformer_entity bytea)
-RETURNS text LANGUAGE plpgsql AS $$
-BEGIN
-    RETURN kwdbml._call('import_training_pipeline', pg_catalog.jsonb_build_array(pipeline_name, description, problem_type, framework, runtime, input_schema, output_schema),
+RETURNS text LANGUAGE sql
+RETURN kwdbml._call('import_training_pipeline', pg_catalog.jsonb_build_array(pipeline_name, description, problem_type, framework, runtime, input_schema, output_schema),
         ARRAY[pipeline_entity, transformer_entity]) #>> '{}';
-END
-$$;
 COMMENT ON FUNCTION kwdbml.import_training_pipeline(text, text, text, text, text, jsonb, jsonb, bytea, bytea) IS
     'makes a training pipeline from a ZIP of your own code (pipeline/train.py), see docs/bundles.md';
 CREATE FUNCTION kwdbml.import_training_pipeline(
     pipeline_name text, description text, problem_type text, framework text, runtime text,
     input_schema text, output_schema text, pipeline_entity bytea, transformer_entity bytea)
-RETURNS text LANGUAGE plpgsql AS $$
-BEGIN
-    RETURN kwdbml._call('import_training_pipeline', pg_catalog.jsonb_build_array(pipeline_name, description, problem_type, framework, runtime, input_schema, output_schema),
+RETURNS text LANGUAGE sql
+RETURN kwdbml._call('import_training_pipeline', pg_catalog.jsonb_build_array(pipeline_name, description, problem_type, framework, runtime, input_schema, output_schema),
         ARRAY[pipeline_entity, transformer_entity]) #>> '{}';
-END
-$$;
 COMMENT ON FUNCTION kwdbml.import_training_pipeline(text, text, text, text, text, text, text, bytea, bytea) IS
     'import_training_pipeline with the schemas as text, as JDBC''s setString sends them';

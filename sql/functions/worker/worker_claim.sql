@@ -2,8 +2,8 @@ CREATE TYPE kwdbml.worker_job AS (
     job_id uuid, attempt integer, token uuid, run_name text, engine text, status text, takeover boolean, phase text, handle jsonb,
     host text);
 
--- Contract: at most one job: an attempt whose worker has let its lease run out (takeover), else the queued job of the
--- highest priority. The caller holds it by the token, for the time of the lease, which the heartbeat renews. host is
+-- Contract: at most one job: an attempt whose worker has let its lease run out or, on this host, has given it back
+-- (takeover), else the queued job of the highest priority. The caller holds it by the token, for the time of the lease, which the heartbeat renews. host is
 -- where the attempt may have been launched: the caller's own unless somebody else came so far. queues NULL: all.
 CREATE FUNCTION kwdbml.worker_claim(
     worker_name text, engines text[], lease interval, worker_host text DEFAULT '', queues text[] DEFAULT NULL)
@@ -13,7 +13,8 @@ DECLARE
     a kwdbml.attempt;
 BEGIN
     SELECT t.* INTO a FROM kwdbml.attempt t JOIN kwdbml.job b ON b.id = t.job_id
-    WHERE t.ended IS NULL AND t.lease_until < clock_timestamp() AND t.engine = ANY (engines)
+    WHERE t.ended IS NULL AND (t.lease_until < clock_timestamp() OR t.worker = '' AND t.host = worker_host)
+      AND t.engine = ANY (engines)
       AND b.installation = kwdbml._installation() AND (queues IS NULL OR b.queue = ANY (queues))
     ORDER BY t.lease_until LIMIT 1 FOR UPDATE OF t SKIP LOCKED;
     IF FOUND AND a.phase = 'staging' AND a.stagings >= 5 THEN

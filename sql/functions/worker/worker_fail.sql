@@ -31,12 +31,15 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION kwdbml.worker_end(uuid, uuid) IS 'for workers: nothing runs for a canceled job any more';
 
--- Contract: gives an attempt back whose run was not launched: it costs no retry, and another worker takes it at once.
+-- Contract: gives an attempt back: it costs no retry, and the caller holds it no more. One whose run was not launched
+-- goes to whoever comes first; a launched one to a worker of its host, which finds the run, and to others after the
+-- lease, as if nobody had given it back.
 CREATE FUNCTION kwdbml.worker_release(job uuid, held uuid) RETURNS void LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE kwdbml.attempt a SET lease_until = '-infinity', token = gen_random_uuid(), phase = 'staging', progress = NULL,
-        stagings = greatest(a.stagings - 1, 0)
+    UPDATE kwdbml.attempt a SET token = gen_random_uuid(), worker = '',
+        lease_until = CASE WHEN a.phase = 'staging' THEN '-infinity' ELSE a.lease_until END,
+        stagings = greatest(a.stagings - (a.phase = 'staging')::integer, 0)
     WHERE a.job_id = job AND a.token = held AND a.ended IS NULL;
     PERFORM pg_notify('kwdbml_wake', '');
 END

@@ -15,13 +15,14 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION kwdbml.worker_heartbeat(uuid[], interval) IS 'for workers: keeps what they hold';
 
--- Contract: what the worker knows of an attempt, for people to see; NULL leaves a field as it is, but step and progress
--- go with the phase.
+-- Contract: what the worker knows of an attempt, for people to see; NULL leaves a field as it is, but staging's step
+-- (the rows read) ends with it, and progress is always of now.
 CREATE FUNCTION kwdbml.worker_update(job uuid, held uuid, new_phase text, new_step text, new_progress real, new_handle jsonb)
 RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     UPDATE kwdbml.attempt a
-    SET phase = coalesce(new_phase, a.phase), step = coalesce(new_step, a.step), progress = new_progress,
+    SET phase = coalesce(new_phase, a.phase), step = CASE WHEN a.phase = 'staging' AND new_phase <> a.phase THEN new_step ELSE coalesce(new_step, a.step) END,
+        progress = new_progress,
         handle = coalesce(new_handle, a.handle), updated = clock_timestamp()
     WHERE a.job_id = job AND a.token = held AND a.ended IS NULL;
     IF NOT FOUND THEN

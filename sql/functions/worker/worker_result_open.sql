@@ -7,13 +7,14 @@ DECLARE
     a kwdbml.attempt := kwdbml._fence(job, held);
     spec jsonb := kwdbml.worker_spec(job, held);
     j kwdbml.job;
+    place text[];
     exists_already boolean;
     denied text;
 BEGIN
     SELECT * INTO STRICT j FROM kwdbml.job b WHERE b.id = job;
     columns := kwdbml._result_columns(j.data_columns, spec -> 'target');
-    exists_already := kwdbml._check_result_table(j.settings ->> 'result_schema', j.settings ->> 'result_name', columns,
-                                                 j.settings ->> 'action_if_exists', j.creator) IS NOT NULL;
+    place := kwdbml._result_place(j.settings ->> 'result_table');
+    exists_already := kwdbml._check_result_table(place[1], place[2], columns, j.settings ->> 'action_if_exists', j.creator) IS NOT NULL;
     SELECT c ->> 'type' INTO denied FROM jsonb_array_elements(j.data_columns) AS c
     WHERE NOT has_type_privilege(j.creator, kwdbml._base_type((c ->> 'oid')::oid), 'USAGE') LIMIT 1;
     IF denied IS NOT NULL THEN
@@ -74,8 +75,9 @@ CREATE FUNCTION kwdbml._result_close(j kwdbml.job, held uuid, target jsonb) RETU
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     ours oid := to_regclass(format('kwdbml.%I', kwdbml._result_name(held)));
-    home text := j.settings ->> 'result_schema';
-    object text := j.settings ->> 'result_name';
+    place text[] := kwdbml._result_place(j.settings ->> 'result_table');
+    home text := place[1];
+    object text := place[2];
     action text := j.settings ->> 'action_if_exists';
     columns jsonb := kwdbml._result_columns(j.data_columns, target);
     theirs oid;

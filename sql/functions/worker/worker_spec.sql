@@ -37,6 +37,9 @@ BEGIN
                 USING ERRCODE = '42501', HINT = format('%s was revoked after the call, or the model is gone.', wanted);
         END IF;
     END IF;
+    IF j.type = 'BATCH_PREDICT' THEN
+        PERFORM kwdbml._result_place(j.settings ->> 'result_table');
+    END IF;
     SELECT e.env INTO answer FROM kwdbml.job_env e WHERE e.job_id = job;
     RETURN jsonb_build_object(
         -- what was uploaded decides, not what a row says of itself
@@ -67,6 +70,9 @@ BEGIN
         RAISE EXCEPTION 'invalid model name "%"', model_name USING ERRCODE = '22023', HINT = 'Use kwdbml.train_model.';
     ELSIF home IS NULL THEN
         RAISE EXCEPTION 'schema "%" does not exist', parts[1] USING ERRCODE = '3F000', HINT = 'It was dropped after the call.';
+    ELSIF kwdbml._is_system_schema(parts[1]) THEN
+        RAISE EXCEPTION 'permission denied to make model "%": schema % is the system''s', model_name, parts[1]
+            USING ERRCODE = '42501', HINT = 'Use kwdbml.train_model.';
     ELSIF NOT has_schema_privilege(who, home, 'USAGE') THEN
         RAISE EXCEPTION 'permission denied for schema %', parts[1] USING ERRCODE = '42501', HINT = 'USAGE was revoked after the call.';
     END IF;

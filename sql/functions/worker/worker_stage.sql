@@ -93,6 +93,20 @@ $$;
 COMMENT ON FUNCTION kwdbml._lock_plain(kwdbml.job, jsonb) IS 'locks a table that can be read without running code of a user';
 REVOKE ALL ON FUNCTION kwdbml._lock_plain(kwdbml.job, jsonb) FROM PUBLIC;
 
+-- Contract: from here on the open transaction is READ ONLY and reads as the session did in which the job was submitted,
+-- but for the search_path, which is set outside: here it is pinned.
+CREATE FUNCTION kwdbml._reads_as(j kwdbml.job) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM set_config('TimeZone', j.session ->> 'TimeZone', true), set_config('DateStyle', j.session ->> 'DateStyle', true),
+            set_config('IntervalStyle', j.session ->> 'IntervalStyle', true),
+            -- or a seeded split is not repeatable
+            set_config('synchronize_seqscans', 'off', true),
+            set_config('transaction_read_only', 'on', true);
+END
+$$;
+COMMENT ON FUNCTION kwdbml._reads_as(kwdbml.job) IS 'makes the transaction read as a job''s session would';
+REVOKE ALL ON FUNCTION kwdbml._reads_as(kwdbml.job) FROM PUBLIC;
+
 -- Contract: prepares the reading in the open transaction, which from here on is READ ONLY and must be rolled back.
 -- (statement to COPY, search_path to set before it, columns). The text of the query is compiled only inside a function
 -- that belongs to the creator: SET ROLE would be no boundary, since a function in the query can undo it. Where no code of
@@ -133,11 +147,7 @@ BEGIN
             THEN format('SELECT (r).* FROM (SELECT kwdbml.%I() AS r OFFSET 0) AS s', handle)
             ELSE format('SELECT r AS c0 FROM (SELECT kwdbml.%I() AS r OFFSET 0) AS s', handle) END;
     END IF;
-    PERFORM set_config('TimeZone', j.session ->> 'TimeZone', true), set_config('DateStyle', j.session ->> 'DateStyle', true),
-            set_config('IntervalStyle', j.session ->> 'IntervalStyle', true),
-            -- or a seeded split is not repeatable
-            set_config('synchronize_seqscans', 'off', true),
-            set_config('transaction_read_only', 'on', true);
+    PERFORM kwdbml._reads_as(j);
     path := j.session ->> 'search_path';
 END
 $$;

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
 import sys
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +17,7 @@ import pyarrow as pa
 
 from kwdbml.steps.control import Control
 from kwdbml.steps.run import run
+from tests.fixtures.bundles import zipped
 
 SILENT = Control(-1)
 
@@ -46,14 +45,6 @@ def arrow_table(frame: pd.DataFrame) -> tuple[pa.Table, dict[str, str]]:
             arrays.append(pa.array(values, mask=np.isnan(values) if kind == "f" else None))
             types[str(name)] = "FLOAT" if kind == "f" else "INT"
     return pa.table(arrays, names=[f"c{i}" for i in range(len(arrays))]), types
-
-
-def zipped(files: dict[str, str | bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as bundle:
-        for name, content in files.items():
-            bundle.writestr(name, content)
-    return buffer.getvalue()
 
 
 @dataclass

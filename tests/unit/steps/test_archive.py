@@ -12,7 +12,7 @@ import pytest
 
 from kwdbml.steps import archive
 from kwdbml.steps.failure import BadBundle
-from tests.unit.steps.jobs import zipped
+from tests.fixtures.bundles import zipped
 
 
 @pytest.fixture

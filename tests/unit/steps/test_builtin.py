@@ -194,7 +194,7 @@ def test_the_positive_label_is_the_one_asked_for(jobs: Jobs, cancer: pd.DataFram
 def test_evaluate_and_predict_agree_with_the_training(jobs: Jobs, cancer: pd.DataFrame) -> None:
     model = train(jobs, "hist_gradient_boosting", cancer, "benign", "b")
     zips = {"model": model.out / "model.zip"}
-    result = jobs.run("EVALUATE", cancer, "benign", "b", zips=zips, objectives=[["f1", "auc"]])
+    result = jobs.run("EVALUATE", cancer, "benign", "b", zips=zips, objectives=[["F1", "auc"]])
     assert list(result.metrics) == ["f1", "auc"]
     assert result.metrics["auc"] > 0.99
     assert result.json["positive_label"] == 1
@@ -234,12 +234,13 @@ def test_infinite_features_are_counted(jobs: Jobs, cancer: pd.DataFrame) -> None
 class TestBadData:
     def test_no_rows(self, jobs: Jobs, cancer: pd.DataFrame) -> None:
         error = train(jobs, "xgboost", cancer.iloc[:0], "benign", "b").error
-        assert error == {"type": "NoRows", "message": "the data set has no rows", "step": "prepare", "traceback": []}
+        told = "train_data has no rows; let the query give at least one; look at its WHERE"
+        assert error == {"type": "NoRows", "message": told, "step": "prepare", "traceback": []}
 
     def test_no_target_at_all(self, jobs: Jobs, cancer: pd.DataFrame) -> None:
         error = train(jobs, "xgboost", cancer.assign(benign=np.nan), "benign", "b", types={"benign": "INT"}).error
         assert error["type"] == "NoRows"
-        assert "benign is NULL or NaN" in error["message"]
+        assert "benign is NULL, NaN or infinite" in error["message"]
 
     @pytest.mark.parametrize("label", [1, True, "yes"])
     def test_one_class(self, jobs: Jobs, cancer: pd.DataFrame, label: Any) -> None:
@@ -261,7 +262,33 @@ class TestBadData:
 
     def test_features_without_any_value(self, jobs: Jobs, cancer: pd.DataFrame) -> None:
         frame = pd.DataFrame({"x": np.nan, "benign": cancer["benign"]})
-        assert "no feature has a single value" in train(jobs, "xgboost", frame, "benign", "b").error["message"]
+        message = train(jobs, "xgboost", frame, "benign", "b").error["message"]
+        assert "no feature has a single value in train_data: x; each is NULL" in message
+
+    @pytest.mark.parametrize("algorithm", ["linear_regression", "random_forest", "lightgbm"])
+    @pytest.mark.parametrize("rows", [1, 20])
+    def test_a_constant_number(self, jobs: Jobs, algorithm: str, rows: int) -> None:
+        frame = pd.DataFrame({"x": np.arange(float(rows)), "y": 2.5})
+        message = train(jobs, algorithm, frame, "y", "r").error["message"]
+        assert message.startswith(f'the target "y" is 2.5 in all {rows} rows of train_data; there is nothing to learn')
+
+    @pytest.mark.filterwarnings("ignore::RuntimeWarning")
+    @pytest.mark.parametrize("algorithm", ["linear_regression", "xgboost"])
+    def test_what_a_library_refuses_has_a_cure(self, jobs: Jobs, algorithm: str) -> None:
+        frame = pd.DataFrame({"x": np.arange(20.0), "y": np.arange(20.0)})
+        assert train(jobs, algorithm, frame, "y", "r").code == 0
+        error = train(jobs, algorithm, frame * 1e300, "y", "r").error
+        assert error["message"].startswith(f"{algorithm} cannot learn from train_data: ")
+        assert error["message"].endswith("try another algorithm")
+        assert (error["step"], error["type"]) == ("train", "InvalidParameter")
+
+    @pytest.mark.parametrize("algorithm", ["logistic_regression", "random_forest", "lightgbm", "xgboost"])
+    def test_a_hundred_thousand_categories_and_a_single_row_per_class(self, jobs: Jobs, algorithm: str) -> None:
+        names = pd.Series([f"n{i}" for i in range(100_000)], dtype=object)
+        frame = pd.DataFrame({"name": names, "y": np.arange(100_000) % 2})
+        assert train(jobs, algorithm, frame, "y", "b").code == 0
+        few = pd.DataFrame({"x": np.arange(3.0), "y": pd.Series(list("abc"), dtype=object)})
+        assert train(jobs, algorithm, few, "y", "m").code == 0
 
     def test_hyperparameters_are_checked_again(self, jobs: Jobs, cancer: pd.DataFrame) -> None:
         error = train(jobs, "xgboost", cancer, "benign", "b", hyperparameters={"max_depth": 99}).error
@@ -280,3 +307,11 @@ class TestBadData:
         result = jobs.run("BATCH_PREDICT", cancer.drop(columns="benign"), "benign", "b", zips=model)
         assert result.error["step"] == "predict"
         assert not (result.out / "predictions.arrow").exists()
+
+
+@pytest.mark.parametrize("algorithm", ["random_forest", "hist_gradient_boosting", "lightgbm"])
+def test_few_rows_have_smaller_leaves_unless_told(jobs: Jobs, algorithm: str) -> None:
+    frame = pd.DataFrame({"x": np.arange(20.0), "y": np.arange(20.0) * 2 + 1})
+    assert train(jobs, algorithm, frame, "y", "r").metrics["r2"] > 0.9
+    name = "min_child_samples" if algorithm == "lightgbm" else "min_samples_leaf"
+    assert train(jobs, algorithm, frame, "y", "r", hyperparameters={name: 10}).metrics["r2"] < 0.5

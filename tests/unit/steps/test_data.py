@@ -75,9 +75,9 @@ def test_a_boolean_target_stays_boolean(jobs: Jobs) -> None:
 
 
 def test_no_rows_and_no_target_are_told_apart(jobs: Jobs, mixed: pa.Table) -> None:
-    with pytest.raises(NoRows, match="the data set has no rows"):
+    with pytest.raises(NoRows, match=r"train_data has no rows"):
         data_set(jobs, mixed.slice(0, 0)).labelled()
-    with pytest.raises(NoRows, match=r"all 1 rows were dropped.*NULL"):
+    with pytest.raises(NoRows, match=r"all 1 rows of train_data were dropped.*NULL"):
         data_set(jobs, mixed.slice(2, 1)).labelled()
 
 

@@ -109,5 +109,6 @@ def test_positive_labels() -> None:
     assert positive_of([False, True], "true") is True
     assert positive_of([False, True], 1) is True
     assert positive_of([0, 1], "1") == 1
-    with pytest.raises(StepError, match="no label"):
-        positive_of(["a", "b"], "c")
+    with pytest.raises(StepError, match="positive_label 'c' is no label of the target") as caught:
+        positive_of(["a", "b, c"], "c")
+    assert caught.value.hint == "its labels are 'a', 'b, c'"

@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from tests.unit.steps.jobs import Jobs, Result, zipped
+from tests.fixtures.bundles import zipped
+from tests.unit.steps.jobs import Jobs, Result
 
 TRAINING = """
 import json, pathlib

@@ -164,7 +164,7 @@ def test_a_class_of_train_py_loads_again(jobs: Jobs, cancer: pd.DataFrame) -> No
 
 
 def test_modules_and_wheels(jobs: Jobs, cancer: pd.DataFrame) -> None:
-    from tests.unit.steps.jobs import zipped
+    from tests.fixtures.bundles import zipped
 
     wheel = zipped(
         {

@@ -1,0 +1,68 @@
+"""What may come between while an attempt is at work: its job is canceled, or the attempt is not ours any more."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+_LONGEST = 5.0  # seconds between two tries
+
+
+class Interrupted(Exception):
+    """Whatever was going on for this attempt ends here."""
+
+
+class Fenced(Interrupted):
+    """The attempt is not ours any more."""
+
+
+class Canceled(Interrupted):
+    """The job was canceled: stop what runs, confirm, clean up."""
+
+
+class Interrupt:
+    """Told from outside by ``cancel`` and ``lose``, at any time; heeded inside by ``check`` and by whatever waits."""
+
+    def __init__(self) -> None:
+        self._told = asyncio.Event()
+        self.lost = False
+
+    def cancel(self) -> None:
+        self._told.set()
+
+    def lose(self) -> None:
+        self.lost = True
+        self._told.set()
+
+    @property
+    def told(self) -> bool:
+        return self._told.is_set()
+
+    def check(self) -> None:
+        if self.lost:
+            raise Fenced
+        if self._told.is_set():
+            raise Canceled
+
+    async def during(self, work: Coroutine[Any, Any, T]) -> T:
+        """What the work answers. When we are told meanwhile, the work is cancelled, and its end awaited."""
+        task, told = asyncio.ensure_future(work), asyncio.ensure_future(self._told.wait())
+        try:
+            await asyncio.wait({task, told}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            told.cancel()
+            task.cancel()
+            await asyncio.wait({task})
+        task.cancelled() or task.exception()  # looked at: asyncio would complain of one that nobody has seen
+        self.check()
+        return task.result()
+
+    async def pause(self, n: int) -> None:
+        """Some time, longer with each try; ends early, with the reason, when we are told."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._told.wait(), min(random.uniform(0.1, 0.3) * 2**n, _LONGEST))
+        self.check()
