@@ -48,4 +48,4 @@ def test_the_engine_tests_as_an_ordinary_user() -> None:
         )  # fmt: skip
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     skipped = [line for line in done.stdout.splitlines() if line.startswith("SKIPPED")]
-    assert len(skipped) <= 3, skipped
+    assert len(skipped) <= 4, skipped
