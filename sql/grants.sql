@@ -1,13 +1,18 @@
 -- Every right that anybody has, in one place. What is not granted here is the extension owner's alone.
+-- A trigger function believes its row: whoever may EXECUTE it can hang it on a table of his own and fill the row himself.
 DO $$
 DECLARE
     f regprocedure;
+    fires boolean;
 BEGIN
-    FOR f IN SELECT p.oid::regprocedure FROM pg_catalog.pg_proc p
-             WHERE p.pronamespace = 'kwdbml'::regnamespace AND p.proname LIKE 'worker\_%'
+    FOR f, fires IN SELECT p.oid::regprocedure, p.prorettype = 'trigger'::regtype FROM pg_catalog.pg_proc p
+                    WHERE p.pronamespace = 'kwdbml'::regnamespace
+                      AND (p.proname LIKE 'worker\_%' OR p.prorettype = 'trigger'::regtype)
     LOOP
         EXECUTE pg_catalog.format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', f);
-        EXECUTE pg_catalog.format('GRANT EXECUTE ON ROUTINE %s TO kwdbml_worker', f);
+        IF NOT fires THEN
+            EXECUTE pg_catalog.format('GRANT EXECUTE ON ROUTINE %s TO kwdbml_worker', f);
+        END IF;
     END LOOP;
 END
 $$;
