@@ -1,11 +1,17 @@
-"""Concatenate ``sql/`` into the extension's script, ``kwdbml--VERSION.sql``, which is checked in and compared in CI.
+"""Concatenate ``sql/`` into the extension's scripts, which are checked in and compared in CI.
 
-Order: ``schema.sql``, ``tables/`` by number, then functions and views by path, ``grants.sql`` last. A function or view
-that needs another one to exist (``BEGIN ATOMIC`` and views do, PL bodies do not) says so in its first comment:
-``-- requires: NAME [NAME …]``, each the name of a file under ``functions/`` or ``views/`` without its ``.sql``.
+``kwdbml--VERSION.sql`` makes the extension. Order: ``schema.sql``, ``tables/`` by number, then functions and views by
+path, ``grants.sql`` last. A function or view that needs another one to exist (``BEGIN ATOMIC`` and views do, PL bodies
+do not) says so in its first comment: ``-- requires: NAME [NAME …]``, each the name of a file under ``functions/`` or
+``views/`` without its ``.sql``.
 
-    python extension/build.py            write the script
-    python extension/build.py --check    exit 1 when the one on disk is not what would be written
+``kwdbml--OLD--VERSION.sql`` brings an older one here: first ``upgrades/OLD--VERSION.sql``, the part that runs once
+(what ``schema.sql`` and ``tables/`` have new), then functions, views and grants, which can be run again.
+
+A script that was released never changes: ``RELEASED.sha256`` has its hash.
+
+    python extension/build.py            write the scripts of this version
+    python extension/build.py --check    exit 1 when one on disk is not what would be written
 """
 
 from __future__ import annotations
@@ -13,11 +19,14 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-GUARD = '\\echo Use "CREATE EXTENSION kwdbml CASCADE" to load this file. \\quit\n'
+SQL = HERE.parent / "sql"
+GUARD = '\\echo Use "{}" to load this file. \\quit\n'
+#: What a repeatable file makes, at the start of a line.
+AGAIN = re.compile(r"^CREATE (FUNCTION|PROCEDURE|VIEW)\b", re.MULTILINE)
 REQUIRES = re.compile(r"^--\s*requires:\s*(?P<names>.+?)\s*$", re.MULTILINE)
 
 
@@ -64,36 +73,62 @@ def ordered(named: Mapping[str, Path]) -> Iterator[Path]:
         yield from visit(name, ())
 
 
-def sources(sql: Path) -> Iterator[Path]:
-    """All files of the script, in order."""
-    yield from (file for file in [sql / "schema.sql"] if file.exists())
-    yield from sorted((sql / "tables").glob("*.sql"))
+def repeatable(sql: Path) -> Iterator[Path]:
+    """What can be run again, in order."""
     pool = [*sorted((sql / "functions").rglob("*.sql")), *sorted((sql / "views").glob("*.sql"))]
     yield from ordered(by_name(pool))
     yield from (file for file in [sql / "grants.sql"] if file.exists())
 
 
-def build(sql: Path = HERE.parent / "sql") -> str:
-    """The text of the script."""
-    parts = ["-- Generated from sql/ by extension/build.py: edit there.\n" + GUARD]
-    for file in sources(sql):
-        text = file.read_text(encoding="utf-8").strip("\n").replace("@VERSION@", version())
+def sources(sql: Path) -> Iterator[Path]:
+    """All files of the script that makes the extension, in order."""
+    yield from (file for file in [sql / "schema.sql"] if file.exists())
+    yield from sorted((sql / "tables").glob("*.sql"))
+    yield from repeatable(sql)
+
+
+def _joined(sql: Path, files: Iterable[Path], command: str, change: Callable[[str], str] = str) -> str:
+    parts = [f"-- Generated from sql/ by extension/build.py: edit there.\n{GUARD.format(command)}"]
+    for file in files:
+        text = change(file.read_text(encoding="utf-8")).strip("\n").replace("@VERSION@", version())
         parts.append(f"-- {'-' * 8} sql/{file.relative_to(sql).as_posix()}\n{text}\n")
     return "\n".join(parts)
 
 
+def build(sql: Path = SQL) -> str:
+    """The text of the script that makes the extension."""
+    return _joined(sql, sources(sql), "CREATE EXTENSION kwdbml CASCADE")
+
+
+def build_upgrade(step: Path, sql: Path = SQL) -> str:
+    """The text of the script that goes one step: ``step`` is a file of ``upgrades/``."""
+    files = [step, *repeatable(sql)]
+    return _joined(sql, files, "ALTER EXTENSION kwdbml UPDATE", lambda text: AGAIN.sub(r"CREATE OR REPLACE \1", text))
+
+
+def scripts(sql: Path = SQL) -> dict[str, str]:
+    """Every script of this version by its file name."""
+    steps = sorted((sql / "upgrades").glob(f"*--{version()}.sql"))
+    made = {f"kwdbml--{version()}.sql": build(sql)}
+    return made | {f"kwdbml--{step.name}": build_upgrade(step, sql) for step in steps}
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Concatenate sql/ into the extension's script.")
+    parser = argparse.ArgumentParser(description="Concatenate sql/ into the extension's scripts.")
     parser.add_argument("--check", action="store_true", help="only compare, and exit 1 when they differ")
-    target = HERE / f"kwdbml--{version()}.sql"
-    text = build()
-    if not parser.parse_args().check:
-        target.write_text(text, encoding="utf-8")
-        return 0
-    if target.exists() and target.read_text(encoding="utf-8") == text:
-        return 0
-    print(f"{target.name} is not what sql/ says; run: python extension/build.py", file=sys.stderr)
-    return 1
+    only_check = parser.parse_args().check
+    stale = []
+    for name, text in scripts().items():
+        target = HERE / name
+        if target.exists() and target.read_text(encoding="utf-8") == text:
+            continue
+        stale.append(name)
+        if not only_check:
+            target.write_text(text, encoding="utf-8")
+    if only_check and stale:
+        print(f"{', '.join(stale)}: not what sql/ says; run: python extension/build.py", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

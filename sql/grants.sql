@@ -28,7 +28,7 @@ GRANT SELECT (job_id, number, worker, lease_until, phase, step, progress, engine
 -- Requests: these columns and no others. A table-level INSERT or UPDATE would let anybody forge a SUCCEEDED job.
 GRANT INSERT (schema, name, description, problem_type, framework, runtime, features, target, algorithm,
     hyperparameters, scripts, content_hash) ON kwdbml.pipeline TO PUBLIC;
-GRANT UPDATE (doomed) ON kwdbml.pipeline TO PUBLIC;
+GRANT INSERT (kind, arguments, bundles), SELECT (answer, requester) ON kwdbml.request TO PUBLIC;
 GRANT INSERT (type, pipeline_name, pipeline_id, model_name, model_version, model_version_id, settings, data_query,
     data_relation, data_columns, engine, queue, priority, labels, annotations, retries) ON kwdbml.job TO PUBLIC;
 GRANT UPDATE (status) ON kwdbml.job TO PUBLIC;

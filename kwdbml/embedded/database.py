@@ -48,13 +48,13 @@ def create_database(password: str, port: int, name: str = DATABASE) -> None:
 
 
 def create_extension(password: str, port: int, name: str = DATABASE) -> bool:
-    """Create or upgrade the extension; whether it was created now."""
+    """Create or upgrade the extension; whether its SQL is another since."""
+    version: LiteralString = "SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'kwdbml'"
     with superuser(password, port, name) as connection:
-        if not _exists(connection, "SELECT FROM pg_catalog.pg_extension WHERE extname = %s", "kwdbml"):
-            connection.execute("CREATE EXTENSION kwdbml CASCADE")
-            return True
+        before = connection.execute(version).fetchone()
+        connection.execute("CREATE EXTENSION IF NOT EXISTS kwdbml CASCADE")
         connection.execute("ALTER EXTENSION kwdbml UPDATE")
-    return False
+        return connection.execute(version).fetchone() != before
 
 
 def create_worker_role(superuser_password: str, port: int, password: str, name: str = WORKER) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -12,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from kwdbml.errors import InvalidParameter
+from kwdbml.errors import InvalidParameter, KwdbmlError
 
 #: What a model predicts on: a frame with named columns, an array, or TensorFlow's named tensors.
 Inputs = Any
@@ -91,10 +93,21 @@ class Estimators:
         path = self.find(directory)
         if path is None:
             raise InvalidParameter(f"the model bundle has none of {self.files}")
-        model = self.load_native(path) if path.name in self.native else self._unpickled(path)
+        with _explained(path, self.name):
+            model = self.load_native(path) if path.name in self.native else self._unpickled(path)
         if not self.is_model(model):
             raise InvalidParameter(f"model/{path.name} holds a {type(model).__name__}, which has no predict method")
+        self._check_booster(model, path)
         return model
+
+    def _check_booster(self, model: Any, path: Path) -> None:
+        """Boosters have a predict method of their own each; estimators of other libraries are like scikit-learn's."""
+        library = type(model).__module__.partition(".")[0]
+        if type(model).__name__ == "Booster" and library in ("xgboost", "lightgbm") and library != self.name:
+            raise InvalidParameter(
+                f"model/{path.name} holds a Booster of {library}, and the model is declared as one of {self.name}",
+                hint=f"import it with a framework of {library}",
+            )
 
     @staticmethod
     def _unpickled(path: Path) -> Any:
@@ -106,10 +119,13 @@ class Estimators:
         with path.open("rb") as file:
             try:
                 return pickle.load(file)  # noqa: S301 -- in the sandbox, as every model
-            except (pickle.UnpicklingError, ValueError):
+            except (pickle.UnpicklingError, ValueError) as first:
                 import joblib
 
-                return joblib.load(path)
+                try:
+                    return joblib.load(path)
+                except (pickle.UnpicklingError, ValueError, KeyError, EOFError):
+                    raise first from None  # what joblib says of a damaged pickle helps nobody
 
     def load_native(self, path: Path) -> Any:
         raise NotImplementedError(path.name)
@@ -123,12 +139,16 @@ class Estimators:
             model.set_params(**dict.fromkeys(parallel, threads))
 
     def predict(self, model: Any, inputs: Inputs) -> Array:
-        return as_array(model.predict(for_model(model, inputs)))
+        return as_array(model.predict(self.inputs(model, inputs)))
+
+    def inputs(self, model: Any, inputs: Inputs) -> Inputs:
+        """What the model's own functions get."""
+        return for_model(model, inputs)
 
     def scores(self, model: Any, inputs: Inputs) -> Array | None:
         for method in ("predict_proba", "decision_function"):
             if hasattr(model, method):
-                values = getattr(model, method)(for_model(model, inputs))
+                values = getattr(model, method)(self.inputs(model, inputs))
                 if isinstance(values, list):  # several targets: one table each
                     return None
                 return as_array(values)
@@ -137,6 +157,25 @@ class Estimators:
     def classes(self, model: Any) -> list[Any] | None:
         classes = getattr(model, "classes_", None)
         return None if classes is None or isinstance(classes, list) else list(np.asarray(classes).tolist())
+
+
+@contextmanager
+def _explained(path: Path, framework: str) -> Iterator[None]:
+    """A model file that cannot be read, as InvalidParameter with the cure; what user code raises stays its cause."""
+    try:
+        yield
+    except (KwdbmlError, OSError, MemoryError):
+        raise
+    except (ImportError, AttributeError) as error:
+        raise InvalidParameter(
+            f"model/{path.name} needs what is not here: {error}",
+            hint="bring it in modules.zip or requirements.txt, or save the model with the versions that run here",
+        ) from error
+    except Exception as error:
+        raise InvalidParameter(
+            f"model/{path.name} cannot be read as a model of {framework}: {type(error).__name__}: {error}",
+            hint="it is damaged, or was saved by another library or version",
+        ) from error
 
 
 def as_array(values: Any) -> Array:
@@ -153,10 +192,23 @@ def for_model(model: Any, inputs: Inputs) -> Inputs:
     if isinstance(inputs, pd.DataFrame):
         if names is None:  # an estimator fitted on an array wants an array; anything else may look at names
             return inputs.to_numpy() if hasattr(model, "n_features_in_") else inputs
-        wanted = list(names)
-        present = set(inputs.columns)
-        return inputs[wanted] if all(name in present for name in wanted) else inputs
+        found = columns_of(inputs, list(names))
+        return inputs if found is None else inputs[found]
     array = np.asarray(inputs)
     if names is not None and array.ndim == 2 and array.shape[1] == len(names):
         return pd.DataFrame(array, columns=list(names)).infer_objects()
     return array
+
+
+def columns_of(frame: pd.DataFrame, names: list[str]) -> list[Any] | None:
+    """The frame's columns of these names, in their order; None when one is missing."""
+    for spelled in (str, _underscored):
+        own = {spelled(column): column for column in frame.columns}
+        if all(name in own for name in names):
+            return [own[name] for name in names]
+    return None
+
+
+def _underscored(column: Any) -> str:
+    """LightGBM writes blanks in names as underscores."""
+    return str(column).replace(" ", "_")

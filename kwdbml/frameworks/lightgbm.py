@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from kwdbml.frameworks.base import Array, Estimators, Framework, Inputs, as_array, require
+from kwdbml.errors import InvalidParameter
+from kwdbml.frameworks.base import Array, Estimators, Framework, Inputs, as_array, columns_of, require
 
 
 class LightGBM(Estimators):
@@ -34,15 +35,36 @@ class LightGBM(Estimators):
         """A Booster answers with what its objective gives: a value, a probability, or one per class."""
         if not self._is_booster(model):
             return super().predict(model, inputs)
-        if isinstance(inputs, pd.DataFrame):
+        return as_array(model.predict(self.inputs(model, inputs)))
+
+    def inputs(self, model: Any, inputs: Inputs) -> Inputs:
+        """By name and in the model's order; LightGBM itself goes by position and checks nothing."""
+        if not isinstance(inputs, pd.DataFrame):
+            return super().inputs(model, inputs)
+        if self._is_booster(model):
             names = model.feature_name()
-            # LightGBM writes blanks in names as underscores.
-            own = {str(column).replace(" ", "_"): column for column in inputs.columns}
-            if set(names) <= set(own):
-                inputs = inputs[[own[name] for name in names]]
-            texts = {name: "category" for name, dtype in inputs.dtypes.items() if dtype.kind == "O"}
-            inputs = inputs.astype(texts)
-        return as_array(model.predict(inputs))
+        elif isinstance(model, require("lightgbm", "lightgbm").LGBMModel):
+            names = model.feature_name_
+        else:
+            return super().inputs(model, inputs)
+        found = columns_of(inputs, names)
+        if found is None:
+            _check_nameless(names, inputs)
+        frame = inputs if found is None else inputs[found]
+        # LightGBM knows the categories that it was trained on, and takes others as missing.
+        return frame.astype({name: "category" for name, dtype in frame.dtypes.items() if dtype.kind == "O"})
+
+
+def _check_nameless(names: list[str], inputs: pd.DataFrame) -> None:
+    """Where no name is known (the model was trained on an array), the declared order counts."""
+    columns = [str(column).replace(" ", "_") for column in inputs.columns]
+    if len(names) == len(columns) and not set(names) & set(columns):
+        return
+    lacking = [name for name in names if name not in columns]
+    raise InvalidParameter(
+        f"the model was trained on {len(names)} columns, and the data lacks {', '.join(lacking[:20])}",
+        hint="declare the features under the names that the model knows",
+    )
 
 
 FRAMEWORK: Framework = LightGBM()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from kwdbml.errors import InvalidParameter
 from kwdbml.frameworks.base import Array, Estimators, Framework, Inputs, as_array, require
 
 
@@ -29,7 +31,16 @@ class XGBoost(Estimators):
         return super().load(directory)
 
     def load_native(self, path: Path) -> Any:
-        return require("xgboost", "xgboost").Booster(model_file=path)
+        """An estimator's own file says which one it was: as such it knows its classes, and where early stopping was."""
+        xgboost = require("xgboost", "xgboost")
+        booster = xgboost.Booster(model_file=path)
+        saved = json.loads(booster.attr("scikit_learn") or "{}")
+        estimators = {"classifier": xgboost.XGBClassifier, "regressor": xgboost.XGBRegressor}
+        if saved.get("_estimator_type") not in estimators:
+            return booster
+        estimator = estimators[saved["_estimator_type"]]()
+        estimator.load_model(path)
+        return estimator
 
     def set_threads(self, model: Any, threads: int) -> None:
         if self._is_booster(model):
@@ -53,8 +64,41 @@ class XGBoost(Estimators):
             inputs = inputs.rename(columns=str)[names]
         elif names is None:
             return xgboost.DMatrix(inputs.to_numpy())
-        texts = {name: "category" for name, dtype in inputs.dtypes.items() if dtype.kind == "O"}
-        return xgboost.DMatrix(inputs.astype(texts), enable_categorical=True)
+        return xgboost.DMatrix(_categorised(booster, inputs), enable_categorical=True)
+
+    def inputs(self, model: Any, inputs: Inputs) -> Inputs:
+        found = super().inputs(model, inputs)
+        if isinstance(found, pd.DataFrame) and isinstance(model, require("xgboost", "xgboost").XGBModel):
+            return _categorised(model.get_booster(), found)
+        return found
+
+
+def _categorised(booster: Any, frame: pd.DataFrame) -> pd.DataFrame:
+    """Texts as the categories that the model was trained on; a text that it does not know is missing."""
+    dtypes = frame.dtypes.items()
+    texts = [name for name, dtype in dtypes if dtype.kind == "O" and not isinstance(dtype, pd.CategoricalDtype)]
+    if not texts:
+        return frame
+    known = _categories(booster)
+    for name in texts:
+        if str(name) not in known:
+            raise InvalidParameter(
+                f"{name} is text, and the model holds no categories for it",
+                hint="turn it into numbers in a data-preparation bundle; XGBoost stores categories since 3.1",
+            )
+    found = frame.copy(deep=False)
+    for name in texts:
+        categories = known[str(name)]
+        found[name] = pd.Categorical(frame[name].where(frame[name].isin(categories)), categories=categories)
+    return found
+
+
+def _categories(booster: Any) -> dict[str, list[Any]]:
+    """Column → its categories; older XGBoosts stored none, and their codes mean nothing without."""
+    if not hasattr(booster, "get_categories"):
+        return {}
+    stored = booster.get_categories(export_to_arrow=True).to_arrow()
+    return {name: values.to_pylist() for name, values in stored if values is not None}
 
 
 FRAMEWORK: Framework = XGBoost()

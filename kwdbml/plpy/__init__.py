@@ -19,9 +19,11 @@ from kwdbml.errors import InvalidParameter, KwdbmlError
 #: What may be called from SQL, by name: everybody may EXECUTE the gateway, so nothing else is reachable.
 FUNCTIONS = {
     "resolve": "names",
+    "import_model": "models",
     "import_training_pipeline": "pipelines",
     "create_training_pipeline": "pipelines",
     "algorithms": "pipelines",
+    "explain_train": "explain",
     "train_model": "submit",
     "evaluate_model": "submit",
     "batch_predict": "submit",

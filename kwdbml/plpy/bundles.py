@@ -157,3 +157,32 @@ def check_transformer(paths: set[str]) -> None:
             f"transformer_entity has neither {scripts[0]} nor {scripts[1]}",
             hint="See docs/bundles.md for what a bundle holds.",
         )
+
+
+#: What a model's one file in model/ may be called, by framework; TensorFlow's is a directory of digits.
+_MODEL_FILES = {
+    "sklearn": (".joblib", ".pkl", ".pickle"),
+    "xgboost": (".joblib", ".pkl", ".pickle", ".json"),
+    "lightgbm": (".joblib", ".pkl", ".pickle", ".txt"),
+}
+
+
+def check_model(paths: set[str], framework: str) -> None:
+    """A model bundle holds one model of its framework: ``model/model.<ending>``, or a SavedModel for TensorFlow."""
+    if framework == "tensorflow":
+        found = sorted(p for p in paths if re.fullmatch(r"model/\d+/saved_model\.pb", p))
+        wanted = "model/001/ with a SavedModel (saved_model.pb, variables/ …)"
+    else:
+        endings = _MODEL_FILES.get(framework, ())
+        if not endings:
+            known = ", ".join([*_MODEL_FILES, "tensorflow"])
+            raise InvalidParameter(
+                f'nothing here runs "{framework}"', hint=f"An admin sets runs_as in kwdbml.runtime to one of {known}."
+            )
+        found = sorted(p for p in paths if p.startswith("model/model.") and p.endswith(endings) and p.count(".") == 1)
+        wanted = "one file " + ", ".join(f"model/model{ending}" for ending in endings)
+    if len(found) != 1:
+        many = f"several models: {', '.join(found)}" if found else "no model"
+        raise InvalidParameter(
+            f"model_entity has {many}", hint=f"For {framework} it holds {wanted}. See docs/bundles.md."
+        )

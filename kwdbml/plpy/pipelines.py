@@ -25,13 +25,7 @@ def import_training_pipeline(
 ) -> str:  # fmt: skip
     """Store a checked bundle under a new name; the name."""
     schema, obj = names.resolve(plpy, "training pipeline", name, to_make=True)
-    declared: dict[str, Any] = {
-        "problem_type": _problem_type(problem_type),
-        "features": _columns(input_schema, "input_schema"),
-        "target": _columns(output_schema, "output_schema"),
-        **_runtime(plpy, framework, runtime),
-    }
-    _check_distinct(declared["features"] + declared["target"])
+    declared = declaration(plpy, problem_type, framework, runtime, input_schema, output_schema)
     limit = int(query(plpy, "bundle_limit")[0]["bytes"])
     pipeline = bundles.required(pipeline_entity, "pipeline_entity")
     transformer = transformer_entity and bundles.unhexed(transformer_entity)
@@ -45,6 +39,20 @@ def import_training_pipeline(
     for kind, content in given.items():
         query(plpy, "attach_bundle", row, kind, content)
     return f"{schema}.{obj}"
+
+
+def declaration(
+    plpy: Any, problem_type: str, framework: str, runtime: str, input_schema: Any, output_schema: Any
+) -> dict[str, Any]:
+    """What an upload declares of itself, checked."""
+    declared: dict[str, Any] = {
+        "problem_type": _problem_type(problem_type),
+        "features": _columns(input_schema, "input_schema"),
+        "target": _columns(output_schema, "output_schema"),
+        **_runtime(plpy, framework, runtime),
+    }
+    _check_distinct(declared["features"] + declared["target"])
+    return declared
 
 
 def create_training_pipeline(

@@ -36,6 +36,26 @@ FROM pg_catalog.unnest($1) WITH ORDINALITY AS t(oid, n) ORDER BY t.n
 SELECT (kwdbml._feature_cast(t.oid, t.wanted)).staged AS staged
 FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) WITH ORDINALITY AS t(oid, wanted, n) ORDER BY t.n
 
+-- name: readings(oid[], text[])
+SELECT (kwdbml._feature_cast(t.oid, t.wanted)).staged AS staged, kwdbml._feature_type(t.oid) AS own, b.typname::text AS base
+FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) WITH ORDINALITY AS t(oid, wanted, n)
+LEFT JOIN pg_catalog.pg_type b ON b.oid = kwdbml._base_type(t.oid) ORDER BY t.n
+
+-- name: sizes(text[], text[])
+SELECT DISTINCT c.relname::text AS name, c.reltuples < 0 AS unknown,
+       c.relkind IN ('r', 'm') AND pg_catalog.pg_relation_size(c.oid) = 0 AS empty
+FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS t(schema, name)
+JOIN pg_catalog.pg_namespace n ON n.nspname::text = t.schema
+JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname::text = t.name ORDER BY 1
+
+-- name: past_trainings(text)
+SELECT pg_catalog.count(*) AS jobs,
+       pg_catalog.percentile_disc(0.5) WITHIN GROUP (ORDER BY j.rows_read) AS rows,
+       pg_catalog.percentile_cont(0.5) WITHIN GROUP (ORDER BY pg_catalog.date_part('epoch', j.duration) / j.rows_read) AS seconds_per_row
+FROM kwdbml.jobs j
+WHERE j.type = 'TRAIN' AND j.status = 'SUCCEEDED' AND j.rows_read > 0 AND j.duration IS NOT NULL
+  AND j.pipeline_hash = (SELECT p.content_hash FROM kwdbml.pipeline p WHERE p.id = $1::uuid)
+
 -- name: carried(oid[])
 SELECT (kwdbml._carried(t.oid)).staged AS staged
 FROM pg_catalog.unnest($1) WITH ORDINALITY AS t(oid, n) ORDER BY t.n
@@ -44,7 +64,7 @@ FROM pg_catalog.unnest($1) WITH ORDINALITY AS t(oid, n) ORDER BY t.n
 SELECT kwdbml._setting('bundle_limit')::int8 AS bytes
 
 -- name: runtime(text, text)
-SELECT 1 AS found FROM kwdbml.runtime WHERE framework = $1 AND runtime = $2
+SELECT runs_as FROM kwdbml.runtime WHERE framework = $1 AND runtime = $2
 
 -- name: runtimes()
 SELECT framework, pg_catalog.string_agg(runtime, ' ' ORDER BY runtime) AS runtimes
@@ -67,11 +87,11 @@ FROM kwdbml.pipeline p WHERE p.schema = $1 AND p.name = $2
 SELECT m.schema || '.' || m.name AS name, m.problem_type, m.features, m.target, v.id::text AS version_id, v.version,
        v.algorithm, kwdbml._model_right(m.id, $3, current_user) AS allowed
 FROM kwdbml.model m
-LEFT JOIN kwdbml.model_version v ON v.model_id = m.id AND CASE
-    WHEN $4 IS NULL THEN v.active
-    WHEN $4 > 0 THEN v.version = $4
-    ELSE v.version = (SELECT pg_catalog.max(n.version) FROM kwdbml.model_version n WHERE n.model_id = m.id) END
+LEFT JOIN LATERAL kwdbml._usable_version(m.id, $4) v ON v.id IS NOT NULL
 WHERE m.schema = $1 AND m.name = $2
+
+-- name: import_model(text, bytea[])
+SELECT kwdbml._ask('import_model', $1::jsonb, $2)::text AS answer
 
 -- name: model_to_extend(text, text)
 SELECT m.id IS NOT NULL AS visible, m.problem_type, m.features, m.target,
@@ -87,7 +107,7 @@ SELECT kwdbml._check_result_table($1, $2, kwdbml._result_columns($3::jsonb, $4::
 INSERT INTO kwdbml.job (type, pipeline_name, pipeline_id, model_name, model_version, model_version_id, settings, data_query,
                         data_relation, data_columns, engine, queue, priority, labels, annotations, retries)
 VALUES ($1::kwdbml.job_type, $2, $3::uuid, $4, $5, $6::uuid, $7::jsonb, $8, $9, $10::jsonb,
-        coalesce($11, kwdbml._setting('default_engine') #>> '{}'), $12, $13, $14::jsonb, $15::jsonb, $16)
+        coalesce($11, kwdbml._setting('default_engine') OPERATOR(pg_catalog.#>>) '{}'), $12, $13, $14::jsonb, $15::jsonb, $16)
 RETURNING id::text AS id, pg_catalog.pg_notify('kwdbml_wake', '')
 
 -- name: insert_env(text, text)

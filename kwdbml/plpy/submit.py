@@ -283,7 +283,16 @@ def _insert(
     what += [found.query, found.relation, json.dumps(found.columns)]
     how = [settings.engine, settings.queue, settings.priority, json.dumps(settings.labels)]
     how += [json.dumps(settings.annotations), settings.retries]
-    job_id = str(query(plpy, "insert_job", *what, *how)[0]["id"])
+    try:
+        job_id = str(query(plpy, "insert_job", *what, *how)[0]["id"])
+    except plpy.SPIError as error:
+        if getattr(error, "sqlstate", "") != "23503":
+            raise
+        gone = f"version {model['version']} of model {model_name}" if model else "the training pipeline"
+        raise UndefinedObject(
+            f"{gone} was removed meanwhile",
+            hint="Try again with what kwdbml.show_models() or show_training_pipelines() lists.",
+        ) from None
     if settings.env:
         query(plpy, "insert_env", job_id, json.dumps(settings.env))
     return job_id

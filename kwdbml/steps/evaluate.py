@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from kwdbml.model import METRICS
+from kwdbml.model import METRICS, JobType, ProblemType
 from kwdbml.steps import metrics, returned
 from kwdbml.steps.bundle import Bundle
 from kwdbml.steps.failure import BadReturn
@@ -36,6 +37,8 @@ def built_in(job: Job, predictor: Predictor, frame: pd.DataFrame, target: pd.Dat
     for number, name in enumerate(job.target_names):
         objectives = [name.lower() for name in _group(job, number)]
         values = _one_target(answers, number, len(job.targets)) if answers else Answers(target[name].to_numpy())
+        if answers and job.targets[number].type == "STRING":
+            values = _of_texts(job, name, values)
         found = metrics.score(job.problem_type, objectives, target[name].to_numpy(), values, job.positive_label)
         prefix = "" if len(job.targets) == 1 else f"{name}."
         outcome.metrics += [{**metric, "objective": prefix + metric["objective"]} for metric in found.metrics]
@@ -60,3 +63,19 @@ def _one_target(answers: Answers, number: int, targets: int) -> Answers:
         width = 1 if answers.values.ndim == 1 else answers.values.shape[1]
         raise BadReturn(f"the model gives {width} values per row for {targets} targets")
     return Answers(answers.values[:, number])
+
+
+def _of_texts(job: Job, name: str, answers: Answers) -> Answers:
+    """A model that knows numbers only (0, 1) means the first and the second label; more labels have no order."""
+    if not job.classifies or answers.values.dtype.kind not in "fiub":
+        return answers
+    if job.problem_type == ProblemType.BINARY:
+        scores = answers.scores
+        chance = scores is not None and scores.ndim == 2 and scores.shape[1] == 2
+        return Answers(scores[:, 1] if scores is not None and chance else answers.values.astype(np.float64))
+    if job.type == JobType.TRAIN:  # the model is made; what measures it may still come
+        return answers
+    raise BadReturn(
+        f'the model answers with numbers, and the target "{name}" is text',
+        hint="give the classes their names in the postprocess of a data-preparation bundle",
+    )

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import linecache
+import re
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from kwdbml.errors import KwdbmlError
 
 _MAX_FRAMES = 50
 _MAX_MESSAGE = 8_000
+#: XGBoost appends addresses in its library.
+_NATIVE_STACK = re.compile(r"\nStack trace:\n(?:  \[bt\][^\n]*(?:\n|$))+\n*")
 
 
 class StepError(KwdbmlError):
@@ -109,6 +112,7 @@ def clean(text: str) -> str:
 
 
 def _short(text: str) -> str:
+    text = _NATIVE_STACK.sub("", text)
     return text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + " …"
 
 

@@ -44,10 +44,11 @@ def built_in(job: Job, predictor: Predictor, control: Control, outcome: Outcome)
 
 
 def by_user(
-    job: Job, pipeline: Bundle, model_path: str, transformer: PredictionTransformer | None, outcome: Outcome
+    job: Job, pipeline: Bundle, model: Bundle, transformer: PredictionTransformer | None, outcome: Outcome
 ) -> None:
     """``model_predict(model_path, x_test)`` on the whole frame; not called for an empty one."""
-    function = pipeline.required(SCRIPT, "model_predict")
+    with model.active():  # the script unpickles what needs the model's own modules
+        function = pipeline.required(SCRIPT, "model_predict")
     rows = DataSet(job).features()
     outcome.count(rows)
     with PredictionFile(job.outputs / "predictions.arrow", job) as file:
@@ -55,7 +56,8 @@ def by_user(
         if not count:
             return
         inputs = transformer.frame_before(rows.frame) if transformer else rows.frame
-        result = pipeline.call(function, model_path, inputs)
+        with model.active():
+            result = pipeline.call(function, str(model.root / "model"), inputs)
         values = returned.answers(result, job.target_names, count, "model_predict")
         file.write(transformer.after(values) if transformer else values, count)
 

@@ -35,7 +35,7 @@ class Predictor:
     ) -> Self:
         """From a model bundle's ``model/``; what is pickled there is user code."""
         model = bundle.call(framework.load, bundle.root / "model")
-        framework.set_threads(model, threads)
+        bundle.call(framework.set_threads, model, threads)
         return cls(framework, model, bundle, transformer)
 
     def answers(self, frame: pd.DataFrame, *, with_scores: bool = False) -> Answers:

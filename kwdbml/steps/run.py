@@ -111,14 +111,15 @@ def _evaluate(job: Job, control: Control, outcome: Outcome) -> None:
         features, target = frame.drop(columns=job.target_names), frame[job.target_names]
     elif around := _around(job, transformer):
         features = around.frame_before(features)
-    evaluate.by_user(job, pipeline, str(model.root / "model"), features, target, outcome=outcome)
+    with model.active():  # the script unpickles what needs the model's own modules
+        evaluate.by_user(job, pipeline, str(model.root / "model"), features, target, outcome=outcome)
 
 
 def _predict(job: Job, control: Control, outcome: Outcome) -> None:
     model, pipeline, transformer = _model_bundle(job), _bundle(job, "pipeline"), _bundle(job, "transformer")
     control.enter("predict")
     if pipeline is not None and pipeline.has(predict.SCRIPT):
-        predict.by_user(job, pipeline, str(model.root / "model"), _around(job, transformer), outcome)
+        predict.by_user(job, pipeline, model, _around(job, transformer), outcome)
     else:
         predictor = Predictor.load(framework(job.framework), model, _around(job, transformer), job.threads)
         predict.built_in(job, predictor, control, outcome)

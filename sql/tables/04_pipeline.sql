@@ -19,15 +19,11 @@ CREATE TABLE kwdbml.pipeline (
     hyperparameters jsonb NOT NULL DEFAULT '{}' CHECK (pg_catalog.jsonb_typeof(hyperparameters) = 'object'),
     scripts text[] NOT NULL DEFAULT '{}',
     content_hash text NOT NULL,
-    -- Removing is UPDATE … SET doomed = true, of which a trigger makes the DELETE: a DELETE right is the whole table's
-    -- and would let anybody LOCK it.
-    doomed boolean NOT NULL DEFAULT false,
     UNIQUE (schema, name)
 );
 COMMENT ON TABLE kwdbml.pipeline IS 'training pipelines: an uploaded bundle of user code, or a built-in algorithm';
 COMMENT ON COLUMN kwdbml.pipeline.algorithm IS 'the built-in algorithm; NULL for an uploaded bundle';
 COMMENT ON COLUMN kwdbml.pipeline.scripts IS 'which scripts the bundle brings: train, evaluate, batch_predict';
-COMMENT ON COLUMN kwdbml.pipeline.doomed IS 'set to remove the pipeline; no row that has it ever stays';
 COMMENT ON COLUMN kwdbml.pipeline.content_hash IS 'SHA-256 over declaration and bundles: what really trained a version';
 
 CREATE TABLE kwdbml.pipeline_privilege (

@@ -35,10 +35,13 @@ CREATE TABLE kwdbml.model_version (
     rows_read bigint,
     libraries jsonb,
     duration interval,
+    holdout_hash text,
     UNIQUE (model_id, version)
 );
 -- The active version is a flag, not a foreign key from model: circular keys break the restore of a dump.
 CREATE UNIQUE INDEX model_version_active ON kwdbml.model_version (model_id) WHERE active;
+COMMENT ON COLUMN kwdbml.model_version.holdout_hash IS
+    'SHA-256 over the rows that last_metrics were measured on at training: equal ones can be compared';
 COMMENT ON TABLE kwdbml.model_version IS 'versions of models and where each came from';
 
 CREATE TABLE kwdbml.model_privilege (

@@ -11,41 +11,68 @@ CREATE FUNCTION kwdbml._is_admin(who name) RETURNS boolean LANGUAGE sql STABLE P
 RETURN coalesce(pg_catalog.pg_has_role(who, pg_catalog.to_regrole('kwdbml_admin'), 'USAGE'), false);
 COMMENT ON FUNCTION kwdbml._is_admin(name) IS 'whether a role has the rights of kwdbml_admin; superusers have';
 
--- These keep their plans, and nobody's search_path reaches them: policies ask them.
+CREATE FUNCTION kwdbml._owns(who name, creator name) RETURNS boolean LANGUAGE plpgsql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN who = creator OR kwdbml._has_role(who, creator) OR kwdbml._is_admin(who);
+END
+$$;
+COMMENT ON FUNCTION kwdbml._owns(name, name) IS 'whether who made something, has the rights of the role that made it, or is an admin';
+
+-- These keep their plans, and nobody's search_path reaches them: policies ask them. SECURITY DEFINER, because a grantee
+-- sees neither the grants of others nor, without SELECT, the versions. They tell whoever calls them the rights of any
+-- role, but only on something whose random id he has, which he has from a row that he was allowed to see.
 CREATE FUNCTION kwdbml._pipeline_right(pipeline uuid, wanted text, who name) RETURNS boolean
-LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN EXISTS (
         SELECT FROM kwdbml.pipeline p
         WHERE p.id = $1
-          AND (p.creator = who OR kwdbml._is_admin(who)
+          AND (kwdbml._owns(who, p.creator)
                OR EXISTS (SELECT FROM kwdbml.pipeline_privilege g
                           WHERE g.pipeline_id = p.id AND g.privilege = wanted AND kwdbml._has_role(who, g.grantee))));
 END
 $$;
-COMMENT ON FUNCTION kwdbml._pipeline_right(uuid, text, name) IS 'whether who has a privilege on a pipeline, as far as the caller can see';
+COMMENT ON FUNCTION kwdbml._pipeline_right(uuid, text, name) IS 'whether who has a privilege on a pipeline';
 
 CREATE FUNCTION kwdbml._model_right(model uuid, wanted text, who name) RETURNS boolean
-LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN EXISTS (
         SELECT FROM kwdbml.model m
         WHERE m.id = $1
-          AND (m.creator = who OR kwdbml._is_admin(who)
+          AND (kwdbml._owns(who, m.creator)
                OR EXISTS (SELECT FROM kwdbml.model_privilege g
                           WHERE g.model_id = m.id AND g.privilege = wanted AND kwdbml._has_role(who, g.grantee))));
 END
 $$;
-COMMENT ON FUNCTION kwdbml._model_right(uuid, text, name) IS 'whether who has a privilege on a model, as far as the caller can see';
+COMMENT ON FUNCTION kwdbml._model_right(uuid, text, name) IS 'whether who has a privilege on a model';
 
 CREATE FUNCTION kwdbml._version_right(version uuid, wanted text, who name) RETURNS boolean
-LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN EXISTS (SELECT FROM kwdbml.model_version v
                    WHERE v.id = $1 AND kwdbml._model_right(v.model_id, $2, $3));
 END
 $$;
 COMMENT ON FUNCTION kwdbml._version_right(uuid, text, name) IS 'whether who has a privilege on the model of a version';
+
+-- For the policies on grants: asked of the model or pipeline itself, they would ask one another in a circle.
+CREATE FUNCTION kwdbml._owns_model(model uuid, who name) RETURNS boolean
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM kwdbml.model m WHERE m.id = $1 AND kwdbml._owns(who, m.creator));
+END
+$$;
+COMMENT ON FUNCTION kwdbml._owns_model(uuid, name) IS 'whether who is the creator of a model, or an admin';
+
+CREATE FUNCTION kwdbml._owns_pipeline(pipeline uuid, who name) RETURNS boolean
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM kwdbml.pipeline p WHERE p.id = $1 AND kwdbml._owns(who, p.creator));
+END
+$$;
+COMMENT ON FUNCTION kwdbml._owns_pipeline(uuid, name) IS 'whether who is the creator of a pipeline, or an admin';
 
 DO $$
 DECLARE
@@ -65,24 +92,22 @@ CREATE POLICY admin ON kwdbml.settings TO kwdbml_admin USING (true);
 CREATE POLICY readable ON kwdbml.runtime FOR SELECT USING (true);
 CREATE POLICY admin ON kwdbml.runtime TO kwdbml_admin USING (NOT builtin) WITH CHECK (NOT builtin);
 
-CREATE POLICY granted ON kwdbml.pipeline_privilege FOR SELECT USING (kwdbml._has_role(current_user, grantee));
-CREATE POLICY admin ON kwdbml.pipeline_privilege FOR SELECT TO kwdbml_admin USING (true);
+CREATE POLICY granted ON kwdbml.pipeline_privilege FOR SELECT USING (
+    kwdbml._has_role(current_user, grantee) OR kwdbml._owns_pipeline(pipeline_id, current_user));
 CREATE POLICY visible ON kwdbml.pipeline FOR SELECT USING (
-    creator = current_user
+    creator = current_user OR kwdbml._has_role(current_user, creator)
     OR EXISTS (SELECT FROM kwdbml.pipeline_privilege g WHERE g.pipeline_id = pipeline.id));
 CREATE POLICY admin ON kwdbml.pipeline FOR SELECT TO kwdbml_admin USING (true);
 CREATE POLICY import ON kwdbml.pipeline FOR INSERT WITH CHECK (creator = current_user);
-CREATE POLICY remove ON kwdbml.pipeline FOR UPDATE
-    USING (kwdbml._pipeline_right(id, 'DELETE', current_user)) WITH CHECK (doomed);
 
-CREATE POLICY granted ON kwdbml.model_privilege FOR SELECT USING (kwdbml._has_role(current_user, grantee));
-CREATE POLICY admin ON kwdbml.model_privilege FOR SELECT TO kwdbml_admin USING (true);
+CREATE POLICY granted ON kwdbml.model_privilege FOR SELECT USING (
+    kwdbml._has_role(current_user, grantee) OR kwdbml._owns_model(model_id, current_user));
+-- Any privilege shows the model itself, which is needed to use it; its versions, with their queries and metrics, SELECT.
 CREATE POLICY visible ON kwdbml.model FOR SELECT USING (
-    creator = current_user
+    creator = current_user OR kwdbml._has_role(current_user, creator)
     OR EXISTS (SELECT FROM kwdbml.model_privilege g WHERE g.model_id = model.id));
 CREATE POLICY admin ON kwdbml.model FOR SELECT TO kwdbml_admin USING (true);
-CREATE POLICY visible ON kwdbml.model_version FOR SELECT USING (
-    EXISTS (SELECT FROM kwdbml.model m WHERE m.id = model_version.model_id));
+CREATE POLICY visible ON kwdbml.model_version FOR SELECT USING (kwdbml._model_right(model_id, 'SELECT', current_user));
 
 CREATE POLICY own ON kwdbml.job FOR SELECT USING (creator = current_user);
 CREATE POLICY admin ON kwdbml.job FOR SELECT TO kwdbml_admin USING (true);

@@ -54,13 +54,17 @@ COMMENT ON FUNCTION kwdbml._pipeline_in_use() IS 'keeps a pipeline while a runni
 CREATE TRIGGER pipeline_in_use BEFORE DELETE ON kwdbml.pipeline
     FOR EACH ROW EXECUTE FUNCTION kwdbml._pipeline_in_use();
 
-CREATE FUNCTION kwdbml._pipeline_doomed() RETURNS trigger LANGUAGE plpgsql
+-- A version goes alone or with its model; either way not while a running job refers to it.
+CREATE FUNCTION kwdbml._version_in_use() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    DELETE FROM kwdbml.pipeline p WHERE p.id = NEW.id;
-    RETURN NULL;
+    IF EXISTS (SELECT FROM kwdbml.job j WHERE j.model_version_id = OLD.id AND j.status = 'RUNNING') THEN
+        RAISE EXCEPTION 'version % of the model is used by a running job', OLD.version
+            USING ERRCODE = '55006', HINT = 'Wait for the job or cancel it: SELECT * FROM kwdbml.show_jobs(ARRAY[''RUNNING'']).';
+    END IF;
+    RETURN OLD;
 END
 $$;
-COMMENT ON FUNCTION kwdbml._pipeline_doomed() IS 'removes a pipeline that who may has doomed';
-CREATE TRIGGER pipeline_doomed AFTER UPDATE OF doomed ON kwdbml.pipeline
-    FOR EACH ROW WHEN (NEW.doomed) EXECUTE FUNCTION kwdbml._pipeline_doomed();
+COMMENT ON FUNCTION kwdbml._version_in_use() IS 'keeps a version while a running job uses it';
+CREATE TRIGGER version_in_use BEFORE DELETE ON kwdbml.model_version
+    FOR EACH ROW EXECUTE FUNCTION kwdbml._version_in_use();

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from kwdbml import embedded
+from kwdbml import __version__, embedded
 from kwdbml.embedded import place, server
 from kwdbml.embedded.account import server_account
 from kwdbml.embedded.process import Process
@@ -41,7 +41,7 @@ def test_up_gives_a_superuser_in_a_database_with_the_extension(data_dir: Path) -
     assert result.dsn.startswith("postgresql://postgres:")
     assert result.dsn.endswith(f"@127.0.0.1:{result.port}/kwdbml")
     assert answer(result.dsn, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user") is True
-    assert answer(result.dsn, "SELECT extversion FROM pg_extension WHERE extname = 'kwdbml'") == "0.1.0"
+    assert answer(result.dsn, "SELECT extversion FROM pg_extension WHERE extname = 'kwdbml'") == __version__
     printed = subprocess.run(
         [result.psql, result.dsn, "-Atc", "SELECT 6 * 7"], capture_output=True, text=True, check=True
     )

@@ -114,6 +114,13 @@ async def lines(engine: Engine, handle: Handle) -> list[LogLine]:
     return found
 
 
+async def printed(engine: Engine, handle: Handle, count: int) -> list[LogLine]:
+    """The log as soon as it has so many lines: a paused step may be ahead of who writes them down."""
+    while len(found := await lines(engine, handle)) < count:
+        assert not (await engine.wait(handle, 0.1)).ended
+    return found
+
+
 def pidfd_of(handle: Handle) -> int:
     """A pidfd of the run's supervisor."""
     return os.pidfd_open(handle["pid"])

@@ -8,7 +8,7 @@ import pytest
 
 from kwdbml.engines.base import Engine, Run, RunState, Workspace
 from kwdbml.errors import EngineError
-from tests.engines.conftest import MakeEngine, fill, finish, launch, lines, reach, resume
+from tests.engines.conftest import MakeEngine, fill, finish, launch, lines, printed, reach, resume
 
 NAME = "kwdbml-test-1"
 
@@ -74,7 +74,7 @@ async def test_progress_and_log_wake_a_waiting_worker(engine: Engine) -> None:
     handle = await launch(engine, [["progress", "prepare"], ["say", "one"], ["say", "two", "stderr"], ["pause"]])
     status = await reach(engine, handle)
     assert (status.state, status.fraction) == (RunState.RUNNING, None)
-    seen = await lines(engine, handle)
+    seen = await printed(engine, handle, 2)
     assert sorted(line.line for line in seen) == ["one", "two"]
     assert [line.seq for line in seen] == [1, 2]
     assert all(line.at > 0 for line in seen)
@@ -199,7 +199,7 @@ async def test_another_worker_follows_a_run_it_has_never_seen(make_engine: MakeE
     second: Engine = await make_engine()
     assert await second.find(NAME) == handle
     await reach(second, handle)
-    assert [line.line for line in await lines(second, handle)] == ["hello"]
+    assert [line.line for line in await printed(second, handle, 1)] == ["hello"]
     resume(second, handle)
     assert (await finish(second, handle)).state is RunState.SUCCEEDED
     assert (second.workspace(handle).outputs / "result.json").exists()

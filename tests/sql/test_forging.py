@@ -207,7 +207,7 @@ def test_everything_has_a_comment(db: Connection) -> None:
     assert silent == []
 
 
-@pytest.mark.parametrize("name", ["_fence", "_lock_plain", "_result_close", "_land_version", "_check_next_version"])
+@pytest.mark.parametrize("name", ["_fence", "_lock_plain", "_result_close", "_land_version"])
 def test_internal_functions_that_act(db: Connection, name: str) -> None:
     found = rows(db, "SELECT has_function_privilege('public', oid, 'EXECUTE') FROM pg_proc WHERE proname = %s", [name])
     assert found
@@ -223,3 +223,132 @@ def test_the_gateway_offers_nothing_else(ann: Person) -> None:
     for function in ("os", "query", "run", "parse_json", "__import__"):
         with refused("22023", function):
             run(ann.connection, f"SELECT kwdbml._call('{function}', '[]')")
+
+
+@pytest.mark.parametrize("function", ["_request", "_attempt_ends", "_pipeline_in_use", "_version_in_use", "_job_ends"])
+def test_our_trigger_functions_on_a_table_of_ones_own(bob: Person, function: str) -> None:
+    """They believe their row: on another table it would be the caller's, with the owner's power behind it."""
+    run(
+        bob.connection,
+        "CREATE TABLE forged (kind text, requester name, arguments jsonb, bundles bytea[], answer jsonb)",
+        "CREATE FUNCTION own() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+    )
+    trigger = "CREATE TRIGGER t BEFORE INSERT ON forged FOR EACH ROW EXECUTE FUNCTION {}()"
+    with refused("42501", function, hint=False):
+        run(bob.connection, trigger.format(f"kwdbml.{function}"))
+    run(bob.connection, trigger.format("own"), "INSERT INTO forged (kind) VALUES ('grant')")
+
+
+ASK = "INSERT INTO kwdbml.request (kind, arguments)"
+
+
+@pytest.fixture
+def asked(model: str, db: Connection) -> str:
+    """The values of a request to make GRANTEE an evaluator of Ann's model."""
+    found = one(db, "SELECT id::text FROM kwdbml.model")
+    arguments = f'{{"thing": "model", "id": "{found}", "user_name": "GRANTEE", "privilege": "EVALUATE"}}'
+    return f"('grant', '{arguments}'::jsonb)"
+
+
+def granted(db: Connection) -> list[str]:
+    assert one(db, "SELECT count(*) FROM kwdbml.request") == 0
+    return [row[0] for row in rows(db, "SELECT grantee FROM kwdbml.model_privilege ORDER BY 1")]
+
+
+#: a request by hand, before which bob has set up what stands first → SQLSTATE
+REQUESTS = [
+    ("", ASK + " VALUES {asked}", "42704"),
+    ("", ASK + " VALUES ('remove_model', '{}'), {asked}", "42704"),
+    ("", ASK + " VALUES {asked} ON CONFLICT DO NOTHING", "42704"),
+    ("", "WITH w AS (" + ASK + " VALUES {asked} RETURNING answer) SELECT * FROM w", "42704"),
+    ("", "INSERT INTO kwdbml.request (requester, kind, arguments) SELECT '{ann}', * FROM (VALUES {asked}) v", "42501"),
+    ("", "INSERT INTO kwdbml.request (kind, answer) VALUES ('grant', '1')", "42501"),
+    ("", "INSERT INTO kwdbml.request VALUES ('grant', '{ann}')", "42501"),
+    ("", "COPY kwdbml.request (kind, arguments) FROM STDIN", "0A000"),
+    ("", "COPY kwdbml.request (kind, arguments) FROM PROGRAM 'echo'", "42501"),
+    ("PREPARE ask AS " + ASK + " VALUES {asked}", "EXECUTE ask", "42704"),
+    ("", "UPDATE kwdbml.request SET requester = '{ann}'", "42501"),
+    ("", "DELETE FROM kwdbml.request", "42501"),
+    ("", "TRUNCATE kwdbml.request", "42501"),
+    ("", "SELECT arguments FROM kwdbml.request", "42501"),
+    ("", "SELECT requester FROM kwdbml.request FOR UPDATE", "42501"),
+    ("", "LOCK kwdbml.request IN ACCESS SHARE MODE; LOCK kwdbml.request IN SHARE MODE", "42501"),
+    ("", "CREATE TRIGGER t AFTER INSERT ON kwdbml.request EXECUTE FUNCTION tsvector_update_trigger()", "42501"),
+    ("", "CREATE RULE mine AS ON INSERT TO kwdbml.request DO ALSO SELECT 1", "42501"),
+    ("", "ALTER TABLE kwdbml.request DISABLE TRIGGER ALL", "42501"),
+    ("", "SET session_replication_role = replica", "42501"),
+    ("", "SET ROLE \"{ann}\"", "42501"),
+    ("CREATE VIEW v AS SELECT requester FROM kwdbml.request", "INSERT INTO v VALUES ('{ann}')", "42501"),
+    ("", "INSERT INTO kwdbml.request (kind, arguments) VALUES ('drop everything', '{}')", "23514"),
+    ("", "INSERT INTO kwdbml.request (kind, arguments) VALUES (NULL, NULL)", "23502"),
+    ("", "INSERT INTO kwdbml.request (kind, arguments) VALUES ('remove_model', '[\"version\"]')", "42704"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("before", "statement", "sqlstate"), REQUESTS)
+def test_a_request_by_hand_gives_nothing(
+    shop: Connection, asked: str, ann: Person, bob: Person, db: Connection, before: str, statement: str, sqlstate: str
+) -> None:
+    """The same words from Ann, whose model it is, are what grant_privilege_on_model does: the twin below."""
+    for text in (before, statement):
+        full = text.replace("{asked}", asked.replace("GRANTEE", bob.name)).replace("{ann}", ann.name)
+        if text is before and text:
+            run(bob.connection, full)
+        elif text:
+            with refused(sqlstate, hint=False):
+                run(bob.connection, full)
+    assert granted(db) == []
+    assert rows(db, "SELECT version, active FROM kwdbml.model_version") == [(1, True)]
+
+
+def test_the_twins_of_requests_by_hand(
+    shop: Connection, asked: str, bob: Person, admin: Person, db: Connection
+) -> None:
+    """Several rows, an answer, a prepared statement: each is done once, and no row stays."""
+    both = ", ".join(asked.replace("GRANTEE", grantee) for grantee in (bob.name, "syspublic"))
+    told = rows(shop, f"{ASK} VALUES {both} RETURNING answer, requester")
+    assert [row[0] for row in told] == [bob.name, "syspublic"]
+    assert granted(db) == sorted([bob.name, "public"])
+    run(shop, f"PREPARE ask AS {ASK} VALUES {asked.replace('GRANTEE', admin.name)}", "EXECUTE ask", "EXECUTE ask")
+    assert granted(db) == sorted([bob.name, "public", admin.name])
+    run(shop, "BEGIN", f"{ASK} VALUES {asked.replace('GRANTEE', 'kwdbml_worker')}", "ROLLBACK")
+    assert granted(db) == sorted([bob.name, "public", admin.name])
+
+
+@pytest.mark.parametrize("owner", ["ann", "bob"])
+def test_a_request_is_of_who_the_function_runs_as(
+    shop: Connection, asked: str, ann: Person, bob: Person, admin: Person, db: Connection, owner: str
+) -> None:
+    """In somebody's SECURITY DEFINER function that is its owner: Ann may lend her right to Bob, Bob not take Ann's."""
+    makes, calls = (ann, bob) if owner == "ann" else (bob, ann)
+    body = f"{ASK} VALUES {asked.replace('GRANTEE', bob.name)} RETURNING requester::text"
+    run(makes.connection, f"CREATE FUNCTION lend() RETURNS text LANGUAGE sql SECURITY DEFINER AS $${body}$$")
+    if owner == "ann":
+        assert one(calls.connection, "SELECT lend()") == ann.name
+        assert granted(db) == [bob.name]
+    else:
+        with refused("42704", "no such model"):
+            one(calls.connection, "SELECT lend()")
+        assert granted(db) == []
+
+
+def test_operators_that_stand_in_the_callers_way(
+    shop: Connection, two_versions: str, bob: Person, db: Connection
+) -> None:
+    """The fronts run with the caller's search_path; another's operator in it that fits better is still not called."""
+    run(
+        bob.connection, "CREATE TABLE tripped (who text)", "GRANT ALL ON tripped TO PUBLIC",
+        "CREATE FUNCTION trip(jsonb, jsonb) RETURNS text LANGUAGE plpgsql"
+        " AS 'BEGIN INSERT INTO public.tripped VALUES (current_user); RETURN NULL; END'",
+        *(f"CREATE OPERATOR {o} (LEFTARG = jsonb, RIGHTARG = jsonb, FUNCTION = trip)" for o in ("#>>", "->>", "->")),
+    )  # fmt: skip
+    assert one(shop, "SELECT kwdbml.set_active_version('m', 2)") == 2
+    assert one(shop, "SELECT kwdbml.grant_privilege_on_model('m', 'syspublic', 'SELECT')") == "syspublic"
+    assert one(shop, "SELECT kwdbml.revoke_privilege_on_model('m', 'syspublic', 'SELECT')") == "syspublic"
+    assert one(shop, "SELECT kwdbml.remove_model('m', 1)") == "public.m"
+    job = one(shop, "SELECT kwdbml.evaluate_model('', 'm', 2, 'shop', 'f1')")
+    assert one(shop, "SELECT kwdbml.cancel_job(%s)", [job]) == job
+    assert one(shop, "SELECT kwdbml.remove_model('m')") == "public.m"
+    assert one(shop, "SELECT kwdbml.remove_training_pipeline('p')") == "public.p"
+    assert rows(db, "SELECT * FROM tripped") == []
+    assert one(shop, "SELECT '{}'::jsonb #>> '{}'") is None  # the trap is set

@@ -30,7 +30,7 @@ def test_columns_of_show_models(shop: Connection) -> None:
 
 @pytest.mark.parametrize("call", ["kwdbml.show_model('m')", "kwdbml.show_models('public.m')"])
 def test_columns_of_show_model(shop: Connection, model: str, call: str) -> None:
-    assert columns(shop, call) == [*COLUMNS, ("version", "int4")]
+    assert columns(shop, call) == [*COLUMNS, ("version", "int4"), ("lineage", "jsonb")]
 
 
 @pytest.mark.parametrize(

@@ -244,3 +244,61 @@ def test_a_captured_setting_is_no_code(stage: Stage, setting: str) -> None:
     )
     assert stage.stage().num_rows == 10
     assert one(stage.db, "SELECT rolcanlogin FROM pg_roles WHERE rolname = 'postgres'")
+
+
+def test_a_connection_back_to_the_server(stage: Stage) -> None:
+    """dblink asks whoever is no superuser for a password: nobody gets in as the server, or as the worker."""
+    info = stage.db.info
+    if not rows(stage.db, "SELECT FROM pg_available_extensions WHERE name = 'dblink'"):
+        pytest.skip("this server has no dblink")
+    run(stage.db, "CREATE EXTENSION dblink")
+    where = f"host=127.0.0.1 port={info.port} dbname={info.dbname}"
+    stage.function(f"PERFORM dblink_exec('{where} user=postgres', 'UPDATE secret SET x = 0')")
+    stage.submit("SELECT evil(amount) AS amount, late FROM t")
+    with refused_staging("2F003"):
+        stage.stage()
+    assert rows(stage.db, "SELECT x FROM secret") == [(42,)]
+    stage.worker.call("worker_release", stage_held(stage))
+    own = f"{where} user={stage.ann.name} password={stage.ann.role.password}"
+    run(stage.ann.connection, (
+        "CREATE OR REPLACE FUNCTION evil(i integer) RETURNS integer LANGUAGE sql"
+        f" AS $$ SELECT x FROM dblink('{own}', 'SELECT 7') AS d(x int) $$"
+    ))  # fmt: skip
+    assert stage.stage().columns[0].to_pylist() == [7] * 10
+
+
+NAMES = ['a"; DROP TABLE secret; --', "b'); DROP TABLE secret; --", "$q$; DROP TABLE secret; $q$", "%s", "select", "\\"]
+
+
+def test_column_names_that_are_sql(stage: Stage) -> None:
+    quoted = ['"' + name.replace('"', '""') + '"' for name in NAMES]
+    columns = ", ".join(f"n + {i} AS {name}" for i, name in enumerate(quoted))
+    run(
+        stage.ann.connection, f"CREATE TABLE odd AS SELECT {columns}, n % 2 AS late FROM generate_series(1, 10) AS n",
+        "SELECT kwdbml.create_training_pipeline('odd', 'random_forest', 'late', 'odd')",
+    )  # fmt: skip
+    for data in ("odd", "SELECT * FROM odd WHERE late >= 0"):
+        one(stage.ann.connection, "SELECT kwdbml.train_model('odd', 'm', %s, true, true)", [data])
+        held = stage.worker.claim()
+        columns_read, table = stage.worker.stage(held, stage.path / "odd.arrow")
+        assert [c["name"] for c in columns_read] == [*NAMES, "late"]
+        first = [column.to_pylist()[0] for column in table.columns[: len(NAMES)]]
+        assert [value - first[0] for value in first] == list(range(len(NAMES)))
+    assert rows(stage.db, "SELECT x FROM secret") == [(42,)]
+
+
+def test_temporary_things_that_shadow_ours(stage: Stage, db: Connection) -> None:
+    """In the caller's session pg_temp comes first; in the worker's there is none of it."""
+    shadows = ("pg_class", "pg_type", "pg_proc", "pg_roles", "pg_namespace", "job", "model", "model_version", "request")
+    ann = stage.ann.connection
+    run(
+        ann, *(f"CREATE TEMP TABLE {name} (x int)" for name in shadows),
+        "CREATE FUNCTION pg_temp.format(text, text) RETURNS text LANGUAGE sql AS 'SELECT x::text FROM public.secret'",
+    )  # fmt: skip
+    job = one(ann, "SELECT kwdbml.train_model('p', 'm', 't', true, true)")
+    assert rows(ann, "SELECT id FROM kwdbml.show_jobs()") == [(job,)]
+    assert stage.stage().num_rows == 10
+    assert one(ann, "SELECT kwdbml.cancel_job(%s)", [job]) == job
+    assert one(ann, "SELECT kwdbml.remove_training_pipeline('p')") == "public.p"
+    assert one(db, "SELECT count(*) FROM kwdbml.pipeline") == 0
+    assert rows(db, "SELECT x FROM secret") == [(42,)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
@@ -126,10 +127,14 @@ async def test_the_right_to_predict_is_revoked(
     assert await site.value("SELECT to_regclass('answers')::text") is None
 
 
-async def test_the_model_is_gone(site: Site, employ: Employ) -> None:
+async def test_the_model_stays_while_a_job_needs_it(site: Site, employ: Employ) -> None:
     await site.model(target=[{"name": "y", "type": "INT"}])
-    error = await _meanwhile(site, employ, await site.predict(), "DELETE FROM kwdbml.model")
-    assert "model" in error["message"]
+    job = await site.predict()
+    with pytest.raises(psycopg.errors.ObjectInUse):
+        await site.run("DELETE FROM kwdbml.model")
+    await employ()
+    await site.succeeded(job)
+    await site.run("DELETE FROM kwdbml.model")
 
 
 async def test_of_two_that_race_for_a_name_the_second_fails(site: Site, employ: Employ, world: FakeWorld) -> None:
@@ -168,7 +173,7 @@ async def test_a_model_of_another_shape_appears(site: Site, employ: Employ, worl
 
 
 async def test_another_persons_model_appears(site: Site, employ: Employ, world: FakeWorld, role: MakeRole) -> None:
-    """Its name is taken, and that is all that is told."""
+    """Its name is taken and not the creator's to extend, as at the call; that is all that is told."""
     world.script = held = plays.Held()
     await employ()
     job = await site.train(new_version=True)
@@ -177,7 +182,7 @@ async def test_another_persons_model_appears(site: Site, employ: Employ, world: 
     await _belongs_to(site, "model", role("bob").name)
     held.go.set()
     error = await site.failed(job)
-    assert error["type"] == "DuplicateObject"
+    assert error["type"] == "InsufficientPrivilege"
 
 
 async def test_a_model_over_the_limit(site: Site, employ: Employ) -> None:

@@ -7,7 +7,11 @@ import os
 import re
 from typing import Any
 
+import psycopg
+import pytest
+
 from kwdbml.engines.fake import FakeJob, FakeWorld
+from tests.fixtures.database import MakeRole
 from tests.worker import plays
 from tests.worker.conftest import Employ
 from tests.worker.site import Gate, Site, metrics, result
@@ -156,6 +160,56 @@ async def test_lineage_is_recorded(site: Site, employ: Employ, world: FakeWorld)
         " FROM kwdbml.jobs j, kwdbml.pipeline p"
     )
     assert found == (seen[0], True, "SELECT * FROM trips WHERE id > 10", {"numpy": "2"}, 40, 1, 0.9, 1, True, True)
+
+
+async def test_a_version_tells_where_it_came_from_to_those_who_may_see_it(
+    site: Site, employ: Employ, world: FakeWorld, role: MakeRole
+) -> None:
+    """show_model and kwdbml.jobs agree, and a stranger, or a grantee of PREDICT alone, sees neither."""
+    seen = []
+
+    def script(job: FakeJob) -> int:
+        seen.append(hashlib.sha256((job.inputs / "data.arrow").read_bytes()).hexdigest())
+        return plays.step(job)
+
+    world.script = script
+    await employ()
+    for data in ("trips", "SELECT * FROM trips WHERE id > 10"):
+        await site.succeeded(await site.train(data, new_version=True))
+    content = await site.value("SELECT content_hash FROM kwdbml.pipeline")
+    jobs = await site.rows("SELECT id FROM kwdbml.jobs ORDER BY created")
+    common = {
+        "creator": site.ann.name,
+        "pipeline_name": "public.p",
+        "pipeline_hash": content,
+        "libraries": {"numpy": "2"},
+    }
+    queries = [("SELECT * FROM public.trips", 50), ("SELECT * FROM trips WHERE id > 10", 40)]
+    lineages = [row[0] for row in await site.rows("SELECT lineage FROM kwdbml.show_model('m')")]
+    assert all(line.pop("duration_seconds") > 0 for line in lineages)
+    assert lineages == [
+        {**common, "job_id": job, "train_data": query, "data_hash": data_hash, "rows_read": count}
+        for (job,), (query, count), data_hash in zip(jobs, queries, seen, strict=True)
+    ]
+    agrees = """
+        SELECT count(*) FROM kwdbml.show_model('m') m JOIN kwdbml.jobs j ON j.id = m.lineage ->> 'job_id'
+        WHERE m.lineage @> jsonb_build_object('creator', j.creator, 'pipeline_name', j.pipeline_name,
+            'pipeline_hash', j.pipeline_hash, 'train_data', j.data_query, 'data_hash', j.data_hash,
+            'rows_read', j.rows_read, 'libraries', j.libraries)"""
+    assert await site.value(agrees) == 2
+
+    bob = role("bob")
+    show = "SELECT lineage FROM kwdbml.show_model('m')"
+    with bob.connect() as as_bob:
+        for privilege in ("", "PREDICT"):
+            if privilege:
+                await site.as_ann.execute("SELECT kwdbml.grant_privilege_on_model('m', %s, %s)", [bob.name, privilege])
+            with pytest.raises(psycopg.errors.UndefinedObject):
+                as_bob.execute(show)
+            assert as_bob.execute("SELECT count(*) FROM kwdbml.model_version").fetchone() == (0,)
+            assert as_bob.execute("SELECT count(*) FROM kwdbml.jobs").fetchone() == (0,)
+        await site.as_ann.execute("SELECT kwdbml.grant_privilege_on_model('m', %s, 'SELECT')", [bob.name])
+        assert len(as_bob.execute(show).fetchall()) == 2
 
 
 async def test_nothing_is_left_after_a_success(site: Site, employ: Employ, world: FakeWorld) -> None:

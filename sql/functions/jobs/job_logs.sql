@@ -1,5 +1,3 @@
-CREATE TYPE kwdbml.log_row AS (seq bigint, at timestamptz, step text, stream text, line text);
-
 CREATE FUNCTION kwdbml._check_job(job_id uuid) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
 BEGIN
     PERFORM kwdbml._job_id(job_id::text);

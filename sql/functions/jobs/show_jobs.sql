@@ -1,7 +1,4 @@
 -- requires: names
-CREATE TYPE kwdbml.job_row AS (
-    id text, type text, status text, pipeline_name text, model_name text, model_version integer, creator text,
-    created timestamptz, finished timestamptz, settings jsonb, result jsonb, error jsonb);
 
 CREATE FUNCTION kwdbml._no_filter(wanted text[]) RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN wanted IS NULL OR '*' = ANY (wanted);
@@ -71,7 +68,7 @@ BEGIN
         RETURN model_version;
     END IF;
     parts := kwdbml._name('model', model_name);
-    RETURN (SELECT pg_catalog.max(v.version) FROM kwdbml.model m JOIN kwdbml.model_version v ON v.model_id = m.id
+    RETURN (SELECT v.version FROM kwdbml.model m, kwdbml._usable_version(m.id, 0) v
             WHERE m.schema = parts[1] AND m.name = parts[2]);
 END
 $$;

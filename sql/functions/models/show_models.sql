@@ -1,12 +1,3 @@
-CREATE TYPE kwdbml.model_row AS (
-    schema text, name text, description text, creator text, created timestamptz, last_updated timestamptz,
-    problem_type text, features jsonb, target jsonb, framework text, runtime text, active_version integer,
-    last_metrics jsonb, status jsonb);
-CREATE TYPE kwdbml.model_version_row AS (
-    schema text, name text, description text, creator text, created timestamptz, last_updated timestamptz,
-    problem_type text, features jsonb, target jsonb, framework text, runtime text, active_version integer,
-    last_metrics jsonb, status jsonb, version integer);
-
 -- Contract: one row per model on which the caller has SELECT, of its active version.
 CREATE FUNCTION kwdbml.show_models() RETURNS SETOF kwdbml.model_row LANGUAGE sql STABLE ROWS 100
 BEGIN ATOMIC
@@ -31,7 +22,10 @@ BEGIN
     END IF;
     RETURN QUERY
         SELECT m.schema, m.name, m.description, m.creator::text, v.created, m.last_updated, m.problem_type, m.features,
-               m.target, v.framework, v.runtime, a.version, v.last_metrics, '{"status": "Ready"}'::jsonb, v.version
+               m.target, v.framework, v.runtime, a.version, v.last_metrics, '{"status": "Ready"}'::jsonb, v.version,
+               pg_catalog.jsonb_build_object('job_id', v.job_id, 'creator', v.creator, 'pipeline_name', v.pipeline_name,
+                   'pipeline_hash', v.pipeline_hash, 'train_data', v.data_query, 'data_hash', v.data_hash, 'rows_read', v.rows_read,
+                   'libraries', v.libraries, 'duration_seconds', extract(epoch FROM v.duration))
         FROM kwdbml.model m
         JOIN kwdbml.model_version v ON v.model_id = m.id
         JOIN kwdbml.model_version a ON a.model_id = m.id AND a.active

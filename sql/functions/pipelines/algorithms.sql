@@ -1,6 +1,3 @@
-CREATE TYPE kwdbml.algorithm_row AS (
-    name text, description text, problem_types text[], framework text, hyperparameters jsonb);
-
 -- Contract: one row per built-in algorithm; hyperparameters: {name: {type, range, default, description}}.
 CREATE FUNCTION kwdbml.algorithms() RETURNS SETOF kwdbml.algorithm_row LANGUAGE sql STABLE ROWS 10
 BEGIN ATOMIC

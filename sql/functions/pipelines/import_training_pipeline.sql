@@ -3,24 +3,12 @@
 -- nobody can add to one that is committed. SECURITY DEFINER: callers have no right on artefacts.
 CREATE FUNCTION kwdbml._attach_bundle(pipeline uuid, bundle_kind text, bundle bytea) RETURNS void LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    artefact uuid;
-    chunk_size constant integer := 8388608;
 BEGIN
     IF NOT EXISTS (SELECT FROM kwdbml.pipeline p WHERE p.id = pipeline AND p.algorithm IS NULL AND kwdbml._written_here(p.xmin))
        OR bundle_kind NOT IN ('pipeline', 'transformer') THEN
         RAISE EXCEPTION 'bundles belong to the transaction that makes their pipeline' USING ERRCODE = '42501';
     END IF;
-    IF octet_length(bundle) > (kwdbml._setting('bundle_limit'))::bigint THEN
-        RAISE EXCEPTION 'the bundle has % bytes, the limit is %', octet_length(bundle), kwdbml._setting('bundle_limit')
-            USING ERRCODE = '54000', HINT = 'An admin can raise bundle_limit in kwdbml.settings.';
-    END IF;
-    INSERT INTO kwdbml.artefact (pipeline_id, kind, bytes, sha256)
-    VALUES (pipeline, bundle_kind, octet_length(bundle), encode(sha256(bundle), 'hex'))
-    RETURNING id INTO artefact;
-    INSERT INTO kwdbml.artefact_chunk (artefact_id, seq, chunk)
-    SELECT artefact, n, substring(bundle FROM n * chunk_size + 1 FOR chunk_size)
-    FROM generate_series(0, greatest(octet_length(bundle) - 1, 0) / chunk_size) AS n;
+    PERFORM kwdbml._store_bundle(pipeline, NULL, bundle_kind, bundle);
 END
 $$;
 COMMENT ON FUNCTION kwdbml._attach_bundle(uuid, text, bytea) IS 'stores the bundle of a pipeline that is being made';

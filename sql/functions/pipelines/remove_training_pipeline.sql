@@ -1,18 +1,27 @@
 -- Contract: the qualified name; DELETE on it (42501), 42704 when not visible, 55006 while a running job uses it (trigger).
 CREATE FUNCTION kwdbml.remove_training_pipeline(pipeline_name text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    parts text[] := kwdbml._name('training pipeline', pipeline_name);
 BEGIN
-    UPDATE kwdbml.pipeline p SET doomed = true WHERE p.schema = parts[1] AND p.name = parts[2];
-    IF NOT FOUND THEN
-        IF EXISTS (SELECT FROM kwdbml.pipeline p WHERE p.schema = parts[1] AND p.name = parts[2]) THEN
-            RAISE EXCEPTION 'permission denied for training pipeline %.%', parts[1], parts[2]
-                USING ERRCODE = '42501', HINT = 'You need DELETE on it; its creator can grant that.';
-        END IF;
-        RAISE EXCEPTION 'no such training pipeline: %.%', parts[1], parts[2]
-            USING ERRCODE = '42704', HINT = 'SELECT * FROM kwdbml.show_training_pipelines() lists those you may see.';
-    END IF;
-    RETURN parts[1] || '.' || parts[2];
+    RETURN kwdbml._ask('remove_pipeline',
+        pg_catalog.jsonb_build_object('pipeline', kwdbml._pipeline_id(pipeline_name))) OPERATOR(pg_catalog.#>>) '{}';
 END
 $$;
 COMMENT ON FUNCTION kwdbml.remove_training_pipeline(text) IS 'removes a training pipeline; models it made stay';
+
+CREATE FUNCTION kwdbml._do_remove_pipeline(who name, arguments jsonb) RETURNS jsonb LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    p kwdbml.pipeline;
+BEGIN
+    SELECT * INTO p FROM kwdbml.pipeline b WHERE b.id = (arguments ->> 'pipeline')::uuid;
+    IF NOT FOUND OR NOT kwdbml._has_any('training pipeline', p.id, who) THEN
+        RAISE EXCEPTION 'no such training pipeline' USING ERRCODE = '42704', HINT = 'It, or your right to see it, has gone meanwhile.';
+    ELSIF NOT kwdbml._pipeline_right(p.id, 'DELETE', who) THEN
+        RAISE EXCEPTION 'permission denied for training pipeline %.%', p.schema, p.name
+            USING ERRCODE = '42501', HINT = 'You need DELETE on it; its creator can grant that.';
+    END IF;
+    DELETE FROM kwdbml.pipeline b WHERE b.id = p.id;
+    RETURN to_jsonb(p.schema || '.' || p.name);
+END
+$$;
+COMMENT ON FUNCTION kwdbml._do_remove_pipeline(name, jsonb) IS 'does what remove_training_pipeline asks for';
+REVOKE ALL ON FUNCTION kwdbml._do_remove_pipeline(name, jsonb) FROM PUBLIC;

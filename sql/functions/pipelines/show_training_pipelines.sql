@@ -1,7 +1,3 @@
-CREATE TYPE kwdbml.pipeline_row AS (
-    schema text, name text, description text, creator text, created timestamptz, problem_type text,
-    features jsonb, target jsonb, framework text, runtime text);
-
 -- Contract: the pipelines on which the caller has SELECT.
 CREATE FUNCTION kwdbml.show_training_pipelines() RETURNS SETOF kwdbml.pipeline_row LANGUAGE sql STABLE ROWS 100
 BEGIN ATOMIC

@@ -1,9 +1,6 @@
-CREATE TYPE kwdbml.worker_job AS (
-    job_id uuid, attempt integer, token uuid, run_name text, engine text, status text, takeover boolean, phase text, handle jsonb,
-    host text);
-
 -- Contract: at most one job: an attempt whose worker has let its lease run out or, on this host, has given it back
--- (takeover), else the queued job of the highest priority. The caller holds it by the token, for the time of the lease, which the heartbeat renews. host is
+-- (takeover), else the queued job of the highest priority. The caller holds it by the token, for the time of the lease,
+-- which the heartbeat renews. host is
 -- where the attempt may have been launched: the caller's own unless somebody else came so far. queues NULL: all.
 CREATE FUNCTION kwdbml.worker_claim(
     worker_name text, engines text[], lease interval, worker_host text DEFAULT '', queues text[] DEFAULT NULL)

@@ -14,9 +14,10 @@ BEGIN
     IF j.type = 'TRAIN' THEN
         PERFORM kwdbml._land_version(j, spec, outcome, a.started);
     ELSIF j.type = 'EVALUATE' THEN
-        UPDATE kwdbml.model_version v SET last_metrics = outcome -> 'metrics' WHERE v.id = j.model_version_id;
+        -- the model first, then its version, as everybody locks them
         UPDATE kwdbml.model m SET last_updated = clock_timestamp()
         FROM kwdbml.model_version v WHERE v.id = j.model_version_id AND m.id = v.model_id;
+        UPDATE kwdbml.model_version v SET last_metrics = outcome -> 'metrics' WHERE v.id = j.model_version_id;
     ELSE
         PERFORM kwdbml._result_close(j, held, spec -> 'target');
     END IF;
@@ -47,28 +48,16 @@ SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     m kwdbml.model;
     p kwdbml.pipeline;
-    is_new boolean := false;
-    goes_live boolean;
+    goes_live boolean := coalesce((j.settings ->> 'immediately_deploy')::boolean, false);
     version_id uuid;
-    -- the object part holds no dot, the schema part may
-    model_schema text := regexp_replace(j.model_name, '\.[^.]*$', '');
-    object text := regexp_replace(j.model_name, '^.*\.', '');
 BEGIN
     SELECT * INTO STRICT p FROM kwdbml.pipeline b WHERE b.id = j.pipeline_id;
-    SELECT * INTO m FROM kwdbml.model b WHERE b.schema = model_schema AND b.name = object FOR UPDATE;
-    IF NOT FOUND THEN
-        INSERT INTO kwdbml.model (schema, name, description, creator, problem_type, features, target)
-        VALUES (model_schema, object, format('Model trained by pipeline %s.', j.pipeline_name), j.creator, p.problem_type, p.features, p.target)
-        ON CONFLICT DO NOTHING RETURNING * INTO m;
-        is_new := FOUND;
-        IF NOT is_new THEN
-            SELECT * INTO STRICT m FROM kwdbml.model b WHERE b.schema = model_schema AND b.name = object FOR UPDATE;
-        END IF;
-    END IF;
-    goes_live := m.next_version = 1 OR coalesce((j.settings ->> 'immediately_deploy')::boolean, false);
-    IF NOT is_new THEN
-        PERFORM kwdbml._check_next_version(j, m, p, goes_live);
-    END IF;
+    m := kwdbml._model_to_extend(
+        -- the object part holds no dot, the schema part may
+        regexp_replace(j.model_name, '\.[^.]*$', ''), regexp_replace(j.model_name, '^.*\.', ''),
+        format('Model trained by pipeline %s.', j.pipeline_name), j.creator, p.problem_type, p.features, p.target,
+        coalesce((j.settings ->> 'new_version_if_exists')::boolean, false), goes_live);
+    goes_live := goes_live OR m.next_version = 1;
     IF goes_live THEN
         UPDATE kwdbml.model_version v SET active = false WHERE v.model_id = m.id AND v.active;
     END IF;
@@ -87,27 +76,3 @@ END
 $$;
 COMMENT ON FUNCTION kwdbml._land_version(kwdbml.job, jsonb, jsonb, timestamptz) IS 'adds a trained version';
 REVOKE ALL ON FUNCTION kwdbml._land_version(kwdbml.job, jsonb, jsonb, timestamptz) FROM PUBLIC;
-
-CREATE FUNCTION kwdbml._check_next_version(j kwdbml.job, m kwdbml.model, p kwdbml.pipeline, goes_live boolean) RETURNS void
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    IF NOT coalesce((j.settings ->> 'new_version_if_exists')::boolean, false) OR NOT kwdbml._model_right(m.id, 'SELECT', j.creator)
-       AND NOT kwdbml._model_right(m.id, 'CREATE', j.creator) THEN
-        RAISE EXCEPTION 'model % already exists', j.model_name
-            USING ERRCODE = '42710', HINT = CASE WHEN coalesce((j.settings ->> 'new_version_if_exists')::boolean, false)
-                THEN 'It belongs to another role and is not yours to extend: choose another name.'
-                ELSE 'Pass new_version_if_exists => true, or choose another name.' END;
-    END IF;
-    IF NOT kwdbml._model_right(m.id, 'CREATE', j.creator) OR goes_live AND NOT kwdbml._model_right(m.id, 'UPDATE', j.creator) THEN
-        RAISE EXCEPTION 'permission denied for model %', j.model_name
-            USING ERRCODE = '42501', HINT = 'A new version needs CREATE on the model, and UPDATE to be deployed.';
-    END IF;
-    IF (m.problem_type, m.features, m.target) IS DISTINCT FROM (p.problem_type, p.features, p.target) THEN
-        RAISE EXCEPTION 'training pipeline % does not fit model %', j.pipeline_name, j.model_name
-            USING ERRCODE = '22023', HINT = 'A new version needs the model''s problem type, features and target (names, types, order).';
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION kwdbml._check_next_version(kwdbml.job, kwdbml.model, kwdbml.pipeline, boolean) IS
-    'whether a job may add a version to a model';
-REVOKE ALL ON FUNCTION kwdbml._check_next_version(kwdbml.job, kwdbml.model, kwdbml.pipeline, boolean) FROM PUBLIC;

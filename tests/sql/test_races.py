@@ -1,0 +1,317 @@
+"""Whoever changes the versions of a model does so against everybody else, in every order, and the registry stays whole.
+
+The first of two transactions has done its work and not committed; the second is let run until it waits for a lock or is
+through; then the first commits, and then the second. Locks are awaited by looking at them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.fixtures.bundles import zipped
+from tests.fixtures.database import Connect
+from tests.sql.support import Connection, Held, Person, Worker, one, refused, rows, run
+
+MODEL = zipped({"model/model.joblib": "not looked at here"})
+FEATURES = '[{"name": "amount", "type": "FLOAT"}, {"name": "kind", "type": "STRING"}]'
+TARGET = '[{"name": "late", "type": "INT"}]'
+IMPORT = "SELECT kwdbml.import_model(%s, '', 'b', 'sklearn_1.3', 'python_3.8', %s::jsonb, %s::jsonb, %s, NULL)"
+EVALUATE = "SELECT kwdbml.evaluate_model('', %s, 2, 'shop', 'f1')"
+DEADLINE = 30.0
+
+#: What must be empty after any race: models, jobs and requests that are not whole.
+BROKEN = """
+SELECT 'active versions of ' || m.name, count(v.id) FILTER (WHERE v.active)::int
+FROM kwdbml.model m LEFT JOIN kwdbml.model_version v ON v.model_id = m.id
+GROUP BY m.id HAVING count(v.id) FILTER (WHERE v.active) <> 1 OR m.next_version <= max(v.version)
+UNION ALL
+SELECT 'vanished version of job ' || j.id, j.model_version FROM kwdbml.job j
+WHERE j.status = 'RUNNING' AND j.type <> 'TRAIN' AND j.model_version_id IS NULL
+UNION ALL SELECT 'requests', count(*)::int FROM kwdbml.request HAVING count(*) > 0
+"""
+
+
+@dataclass
+class Ring:
+    """Ann's table and pipeline, models of three versions each, and connections to race with."""
+
+    db: Connection
+    ann: Person
+    worker_dsn: str
+    connect: Connect
+    claimer: Worker
+
+    def model(self, name: str, versions: int = 3) -> str:
+        for _ in range(versions):
+            self.ann.connection.execute(IMPORT.encode(), [name, FEATURES, TARGET, MODEL])
+        return name
+
+    def held(self, statement: str, name: str) -> Held:
+        return self.claimer.claim(one(self.ann.connection, statement, [name]))
+
+    def connection(self, who: str) -> Connection:
+        return self.connect(self.ann.role.dsn if who == "ann" else self.worker_dsn, autocommit=False)
+
+    def wait(self, second: Connection, done: Future[Any]) -> None:
+        """Until ``second`` waits for somebody's lock, or is through."""
+        until = time.monotonic() + DEADLINE
+        while not done.done():
+            assert time.monotonic() < until, "it neither ended nor waited"
+            waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE pid = %s AND NOT granted)"
+            if one(self.db, waits, [second.info.backend_pid]):
+                return
+
+    def whole(self) -> None:
+        assert rows(self.db, BROKEN) == []
+
+
+@pytest.fixture
+def ring(
+    db: Connection, ann: Person, shop: Connection, pipeline: str, worker: Worker, worker_dsn: str, connect: Connect
+) -> Ring:
+    return Ring(db, ann, worker_dsn, connect, worker)
+
+
+Step = Callable[[Connection], Any]
+
+
+def meanwhile(call: Step, connection: Connection) -> Future[Any]:
+    """Call it in a thread of its own."""
+    done: Future[Any] = Future()
+
+    def work() -> None:
+        try:
+            done.set_result(call(connection))
+        except psycopg.Error as error:
+            done.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return done
+
+
+def outcome(done: Future[Any], connection: Connection) -> str | None:
+    """The SQLSTATE with which it ended, with a hint where it is ours; its transaction is over then."""
+    error = done.exception(timeout=DEADLINE)
+    if error is None:
+        connection.commit()
+        return None
+    connection.rollback()
+    assert isinstance(error, psycopg.Error)
+    assert error.diag.message_hint or error.sqlstate in ("40001", "40P01"), error
+    return error.sqlstate
+
+
+def asks(statement: str) -> Callable[[Ring, str], tuple[str, Step]]:
+    return lambda ring, name: ("ann", lambda c: one(c, statement, [name]))
+
+
+def imports(ring: Ring, name: str) -> tuple[str, Step]:
+    return "ann", lambda c: one(c, IMPORT, [name, FEATURES, TARGET, MODEL])
+
+
+def land(held: Held) -> Step:
+    def step(connection: Connection) -> str:
+        worker = Worker("", connection)
+        put = worker.call("worker_put", held, None, "model", 0, b"model")
+        artefacts = [{"id": str(put), "bytes": 5, "sha256": "x"}]
+        return worker.land(held, metrics=[{"objective": "f1", "score": 0.5}], artefacts=artefacts)
+
+    return step
+
+
+def trains(ring: Ring, name: str) -> tuple[str, Step]:
+    held = ring.held("SELECT kwdbml.train_model('p', %s, 'shop', true, true)", name)
+    return "worker", land(held)
+
+
+def evaluates(ring: Ring, name: str) -> tuple[str, Step]:
+    held = ring.held(EVALUATE, name)
+    return "worker", lambda c: Worker("", c).land(held, metrics=[{"objective": "f1", "score": 0.7}])
+
+
+ACTIONS: dict[str, Callable[[Ring, str], tuple[str, Step]]] = {
+    "deploy 3": asks("SELECT kwdbml.set_active_version(%s, 3)"),
+    "deploy 2": asks("SELECT kwdbml.set_active_version(%s, 2)"),
+    "remove 2": asks("SELECT kwdbml.remove_model(%s, 2)"),
+    "remove": asks("SELECT kwdbml.remove_model(%s)"),
+    "import": imports,
+    "submit": asks(EVALUATE),
+    "train": trains,
+    "evaluate": evaluates,
+}
+
+
+def race(ring: Ring, name: str, first: str, second: str, isolation: str) -> tuple[str | None, str | None]:
+    """The SQLSTATEs with which the two end, the first of them not committed when the second begins."""
+    ring.model(name)
+    turns = [ACTIONS[first](ring, name), ACTIONS[second](ring, name)]
+    connections = [ring.connection(who) for who, _ in turns]
+    for connection, (who, _) in zip(connections, turns, strict=True):
+        if who == "ann":  # the worker's transactions are its own
+            run(connection, f"SET TRANSACTION ISOLATION LEVEL {isolation}", "SELECT count(*) FROM kwdbml.model")
+    before = meanwhile(turns[0][1], connections[0])
+    before.exception(timeout=DEADLINE)
+    after = meanwhile(turns[1][1], connections[1])
+    ring.wait(connections[1], after)
+    ends = outcome(before, connections[0]), outcome(after, connections[1])
+    for connection in connections:
+        connection.close()
+    return ends
+
+
+#: first → how each second ends, in the order of ACTIONS; a point is success.
+AT_ONCE = {
+    "READ COMMITTED": {
+        "deploy 3": ". . . . . . . .",
+        "deploy 2": ". . 55006 . . . . .",
+        "remove 2": ". 42704 42704 . . 42704 . .",
+        "remove": "42704 42704 42704 42704 . 42704 . .",
+        "import": ". . . . . . . .",
+        "submit": ". . 55006 55006 . . . .",
+        "train": ". . . . . . . .",
+        "evaluate": ". . . . . . . .",
+    },
+    # whoever has looked before the first committed is told to try again, where that one has changed the model
+    "REPEATABLE READ": {
+        "deploy 3": "40001 40001 40001 40001 40001 . . .",
+        "deploy 2": "40001 40001 40001 40001 40001 . . .",
+        "remove 2": "40001 40001 40001 40001 40001 40001 . .",
+        "remove": "40001 40001 40001 40001 . 40001 . .",
+        "import": "40001 40001 40001 40001 40001 . . .",
+        "submit": ". . 40001 40001 . . . .",
+        "train": "40001 40001 40001 40001 40001 . . .",
+        "evaluate": "40001 40001 40001 40001 40001 . . .",
+    },
+}
+#: Where the job of the second runs already, the first is what is refused.
+IN_USE = {("remove 2", "evaluate"), ("remove", "evaluate"), ("remove", "train")}
+
+
+@pytest.mark.parametrize("first", list(ACTIONS))
+@pytest.mark.parametrize("isolation", list(AT_ONCE))
+def test_any_two_at_once(ring: Ring, isolation: str, first: str) -> None:
+    for number, (second, ends) in enumerate(zip(ACTIONS, AT_ONCE[isolation][first].split(), strict=True)):
+        found = race(ring, f"m{number}", first, second, isolation)
+        expected = ("55006" if (first, second) in IN_USE else None, None if ends == "." else ends)
+        assert found == expected, f"{first}, then {second}"
+        ring.whole()
+        for (job,) in rows(ring.db, "SELECT id::text FROM kwdbml.job WHERE status = 'RUNNING'"):
+            one(ring.db, "SELECT kwdbml.remove_job(%s)", [job])
+
+
+TRAIN = "SELECT kwdbml.train_model('p', 'n', 'shop', {}, {})"
+
+
+@pytest.mark.parametrize(("made", "ends"), [(0, [(1, False), (2, True)]), (1, [(1, False), (2, False), (3, True)])])
+def test_two_trainings_that_finish_together_are_two_versions(
+    ring: Ring, made: int, ends: list[tuple[int, bool]]
+) -> None:
+    ring.model("n", made)
+    jobs = [one(ring.ann.connection, TRAIN.format("true", "true")) for _ in range(2)]
+    held = [ring.claimer.claim(job) for job in jobs]
+    first, second = ring.connection("worker"), ring.connection("worker")
+    land(held[0])(first)
+    after = meanwhile(land(held[1]), second)
+    ring.wait(second, after)
+    assert not after.done()
+    first.commit()
+    assert outcome(after, second) is None
+    assert rows(ring.db, "SELECT version, active FROM kwdbml.model_version ORDER BY 1") == ends
+    ring.whole()
+
+
+def test_of_two_for_a_new_name_the_second_is_told(ring: Ring) -> None:
+    jobs = [one(ring.ann.connection, TRAIN.format("false", "true")) for _ in range(2)]
+    held = [ring.claimer.claim(job) for job in jobs]
+    first, second = ring.connection("worker"), ring.connection("worker")
+    land(held[0])(first)
+    after = meanwhile(land(held[1]), second)
+    ring.wait(second, after)
+    first.commit()
+    assert outcome(after, second) == "42710"
+    assert rows(ring.db, "SELECT version, active FROM kwdbml.model_version") == [(1, True)]
+    ring.whole()
+
+
+def test_a_landing_that_rolls_back_leaves_the_other_alone(ring: Ring) -> None:
+    jobs = [one(ring.ann.connection, TRAIN.format("false", "true")) for _ in range(2)]
+    held = [ring.claimer.claim(job) for job in jobs]
+    first, second = ring.connection("worker"), ring.connection("worker")
+    land(held[0])(first)
+    after = meanwhile(land(held[1]), second)
+    ring.wait(second, after)
+    first.rollback()
+    assert outcome(after, second) is None
+    assert rows(ring.db, "SELECT version, active, job_id::text FROM kwdbml.model_version") == [(1, True, jobs[1])]
+    ring.whole()
+
+
+def test_a_model_and_its_versions_are_always_locked_in_one_order(ring: Ring, connect: Connect, dsn: str) -> None:
+    """Somebody holds version 1; a deployment of 2 waits for it and holds the model; an evaluation of 2 lands."""
+    ring.model("n")
+    held = ring.held(EVALUATE, "n")
+    holder, deploys, lands = connect(dsn, autocommit=False), ring.connection("ann"), ring.connection("worker")
+    run(holder, "SELECT FROM kwdbml.model_version WHERE version = 1 FOR UPDATE")
+    deployed = meanwhile(lambda c: one(c, "SELECT kwdbml.set_active_version('n', 2)"), deploys)
+    ring.wait(deploys, deployed)
+    landed = meanwhile(lambda c: Worker("", c).land(held, metrics=[{"objective": "f1", "score": 0.7}]), lands)
+    ring.wait(lands, landed)
+    assert (deployed.done(), landed.done()) == (False, False)
+    holder.commit()
+    assert (outcome(deployed, deploys), outcome(landed, lands)) == (None, None)
+    assert rows(ring.db, "SELECT version, last_metrics IS NULL FROM kwdbml.model_version WHERE active") == [(2, False)]
+
+
+def test_who_locks_two_models_crosswise_is_told_so(ring: Ring) -> None:
+    """PostgreSQL ends one of the two; the other one goes on, and nothing is half done."""
+    ring.model("a", 2), ring.model("b", 2)
+    two = [ring.connection("ann"), ring.connection("ann")]
+    deploy = "SELECT kwdbml.set_active_version(%s, 2)"
+    one(two[0], deploy, ["a"])
+    one(two[1], deploy, ["b"])
+    first = meanwhile(lambda c: one(c, deploy, ["b"]), two[0])
+    ring.wait(two[0], first)
+    second = meanwhile(lambda c: one(c, deploy, ["a"]), two[1])
+    # the one that is ended lets the other go on
+    loser, winner = ((first, two[0]), (second, two[1]))[:: -1 if second.exception(DEADLINE) else 1]
+    assert (outcome(*loser), outcome(*winner)) == ("40P01", None)
+    ring.whole()
+    assert rows(ring.db, "SELECT count(*) FROM kwdbml.model_version WHERE active AND version = 2") == [(2,)]
+
+
+def test_a_model_that_a_running_job_trains_stays(ring: Ring) -> None:
+    ring.model("n")
+    job = one(ring.ann.connection, TRAIN.format("true", "true"))
+    with refused("55006", "n", hint="cancel"):
+        one(ring.ann.connection, "SELECT kwdbml.remove_model('n')")
+    held = ring.claimer.claim(job)
+    with refused("55006", "n", hint="cancel"):
+        one(ring.ann.connection, "SELECT kwdbml.remove_model('n')")
+    one(ring.ann.connection, "SELECT kwdbml.cancel_job(%s)", [job])
+    assert one(ring.ann.connection, "SELECT kwdbml.remove_model('n')") == "public.n"
+    with refused("55000"):
+        land(held)(ring.claimer.connection)
+    assert rows(ring.db, "SELECT FROM kwdbml.model") == []
+
+
+def test_removed_between_the_end_of_a_job_and_the_next(ring: Ring) -> None:
+    """What landed is the model's; the record of the job stays, without its version."""
+    ring.model("n")
+    held = ring.held(EVALUATE, "n")
+    ring.claimer.land(held, metrics=[{"objective": "f1", "score": 0.7}])
+    one(ring.ann.connection, "SELECT kwdbml.remove_model('n', 2)")
+    ended = "SELECT status, model_version FROM kwdbml.show_job(%s)"
+    assert rows(ring.ann.connection, ended, [str(held.job)]) == [("SUCCEEDED", 2)]
+    with refused("42704", "version 2"):
+        one(ring.ann.connection, EVALUATE, ["n"])
+    with refused("55000"):
+        ring.claimer.land(held)
+    ring.whole()
