@@ -18,8 +18,12 @@ _QUICK = ("unit", "docs", "extension", "engines/test_parts.py")
 _SERVERS = {"server", "local_installation"}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the quick part, which needs no server and no sandbox and kills no process: ``scripts/test -m quick``."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the quick part, which needs no server and no sandbox and kills no process: ``scripts/test -m quick``.
+
+    One of several processes of pytest-xdist begins with what is slow: what comes last should be short, so that all
+    end together.
+    """
     here = Path(__file__).parent
     for item in items:
         place = item.path.relative_to(here) if item.path.is_relative_to(here) else None
@@ -27,3 +31,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             continue
         if _SERVERS.isdisjoint(getattr(item, "fixturenames", ())) and item.get_closest_marker("slow") is None:
             item.add_marker(pytest.mark.quick)
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)

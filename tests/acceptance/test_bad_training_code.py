@@ -59,13 +59,15 @@ def train(ann: psycopg.Connection[Any], code: str, settings: str = LIMITS) -> tu
     )
     row = ann.execute("SELECT kwdbml.train_model('p', 'm', 't', true, true, %s)", [settings]).fetchone()
     assert row is not None
-    ann.execute("SELECT kwdbml.wait_job(%s, '60 s')", [row[0]])
+    ann.execute("SELECT kwdbml.wait_job(%s, '240 s')", [row[0]])
     ended = ann.execute("SELECT id, status, error FROM kwdbml.show_job(%s)", [row[0]]).fetchone()
     ann.execute("SELECT kwdbml.remove_training_pipeline('p')")
     assert ended is not None
     return cast("tuple[str, str, dict[str, Any] | None]", ended)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_each_is_the_jobs_error_and_the_worker_goes_on(ann: psycopg.Connection[Any]) -> None:
     for what, (code, kind, named) in BAD.items():
         _, status, error = train(ann, code, SHORT if kind == "DeadlineExceeded" else LIMITS)
@@ -82,7 +84,7 @@ def test_each_is_the_jobs_error_and_the_worker_goes_on(ann: psycopg.Connection[A
 
 
 def test_a_flood_of_output_is_cut_in_the_middle(ann: psycopg.Connection[Any]) -> None:
-    job, _, error = train(ann, FLOOD, '{"ttl": 60}')
+    job, _, error = train(ann, FLOOD, '{"ttl": 240}')
     assert error is not None
     assert error["message"] == "dry"
     kept = ann.execute("SELECT sum(octet_length(line)), count(*) FROM kwdbml.job_logs(%s)", [job]).fetchone()

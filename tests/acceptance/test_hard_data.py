@@ -112,14 +112,14 @@ def test_a_server_that_is_killed_while_a_job_runs(make_server: MakeServer, serve
         assert row is not None
         # the log is written by the worker: it follows the run
         before.execute(
-            "DO $$ BEGIN SET LOCAL statement_timeout = '60s';"
+            "DO $$ BEGIN SET LOCAL statement_timeout = '120s';"
             " WHILE NOT EXISTS (SELECT FROM kwdbml.job_log WHERE line = 'here we go') LOOP"
             " PERFORM pg_sleep(0.02); END LOOP; END $$"
         )
         server.kill()
     server.start()
     with psycopg.connect(ann, autocommit=True) as after:
-        assert after.execute("SELECT kwdbml.wait_job(%s, '60 s')", [row[0]]).fetchone() == ("SUCCEEDED",)
+        assert after.execute("SELECT kwdbml.wait_job(%s, '120 s')", [row[0]]).fetchone() == ("SUCCEEDED",)
         assert after.execute("SELECT attempt FROM kwdbml.jobs").fetchall() == [(1,)]
         assert after.execute("SELECT version FROM kwdbml.show_model('m')").fetchall() == [(1,)]
         printed = after.execute("SELECT count(*) FROM kwdbml.job_logs(%s) WHERE line = 'here we go'", [row[0]])

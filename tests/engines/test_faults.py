@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from kwdbml.engines import procs
+from kwdbml.engines import follow, procs
 from kwdbml.engines.base import Run, RunState
 from kwdbml.engines.cgroups import find_base
 from kwdbml.engines.local import LocalEngine
@@ -267,14 +267,15 @@ async def test_a_step_that_cannot_start(make_local: MakeLocal) -> None:
         assert not workspace.path.exists()
 
 
-async def test_the_end_is_noticed_at_once(local: LocalEngine) -> None:
+async def test_the_end_is_noticed_at_once(local: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     handle = await launch(local, [["pause"]])
     await reach(local, handle)
+    monkeypatch.setattr(follow, "LOOK_EVERY", 300.0)  # by looking now and then nobody would see it in time
     fd = pidfd_of(handle)
-    waiting = asyncio.create_task(local.wait(handle, 60))
+    waiting = asyncio.create_task(local.wait(handle, 300))
     resume(local, handle)
     await ended(fd)
-    async with asyncio.timeout(0.2):  # far below the look every quarter of a second
+    async with asyncio.timeout(60):
         assert (await waiting).ended or (await local.poll(handle)).ended
 
 

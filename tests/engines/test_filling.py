@@ -134,7 +134,7 @@ async def test_a_fork_bomb_fails_clearly_and_the_machine_goes_on(make_local: Mak
 async def test_a_call_that_no_signal_ends_meets_its_deadline(local: LocalEngine) -> None:
     assert await results(local, [["say", "x"]], "kwdbml-twin-1", ttl=60) == [None]
     began = time.monotonic()
-    handle = await launch(local, [["stay_locked"]], ttl=0.5)
+    handle = await launch(local, [["stay_locked"]], ttl=1)
     group = procs.descendants(handle["pid"])[1:]
     status = await finish(local, handle)
     assert (status.state, status.reason) == (RunState.FAILED, "DeadlineExceeded")

@@ -79,7 +79,7 @@ async def test_one_giant_allocation_is_a_memory_error(make_local: MakeLocal) -> 
 
 async def test_time(either: LocalEngine) -> None:
     assert await results(either, [["say", "x"]], "kwdbml-twin-1", ttl=60) == [None]
-    handle = await launch(either, [["hang"]], ttl=0.3)
+    handle = await launch(either, [["hang"]], ttl=1)
     group = members(handle)
     status = await finish(either, handle)
     assert (status.state, status.reason) == (RunState.FAILED, "DeadlineExceeded")

@@ -19,6 +19,7 @@ _USER = 59_999
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_engine_tests_as_an_ordinary_user() -> None:
     if os.geteuid() != 0:
         pytest.skip("this is an ordinary user already")

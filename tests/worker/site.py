@@ -21,7 +21,19 @@ from tests.fixtures.bundles import zipped
 from tests.fixtures.database import Role
 
 Query = LiteralString | bytes | sql.SQL | sql.Composed
-DEADLINE = 30.0  # seconds; a machine that many share may be slow, what never happens is found out anyway
+#: Seconds. A machine that many share may be slow, what never happens is found out anyway; and longer than the half
+#: minute after which a sweep deletes what a worker that lost its connection could not delete at once.
+DEADLINE = 120.0
+#: Somebody in this test's database waits for a lock, other than those who notify at the same time, which is one lock
+#: of the whole server. Other tests may have databases there.
+WAITING = (
+    "SELECT count(*) > 0 FROM pg_stat_activity"
+    " WHERE datname = current_database() AND wait_event_type = 'Lock' AND wait_event <> 'object'"
+)
+#: Locks that somebody in this test's database waits for, to be followed by AND.
+WANTED_LOCKS = (
+    "pg_locks WHERE pid IN (SELECT pid FROM pg_stat_activity WHERE datname = current_database()) AND NOT granted"
+)
 _TELLING = ("attempt", "job", "job_log", "cleanup")
 
 #: A pipeline script that is not run: the fake engine's script plays its part.
@@ -232,7 +244,7 @@ class Gate:
 
     async def waited_for(self, site: Site) -> int:
         """The backend that waits there."""
-        waits = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND mode = 'ShareLock'"
+        waits = f"SELECT pid FROM {WANTED_LOCKS} AND locktype = 'advisory' AND mode = 'ShareLock'"
         return int(await site.until(waits))
 
 

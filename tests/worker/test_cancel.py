@@ -13,7 +13,7 @@ from kwdbml.engines.fake import FakeWorld
 from kwdbml.worker import staging
 from tests.worker import plays
 from tests.worker.conftest import Employ
-from tests.worker.site import DEADLINE, Gate, Site
+from tests.worker.site import DEADLINE, WAITING, Gate, Site
 
 
 async def _cancel(site: Site, job: str) -> None:
@@ -82,7 +82,7 @@ async def test_while_it_lands(site: Site, employ: Employ, world: FakeWorld, dsn:
         await employ()
         job = await site.train(new_version=True)
         await site.in_phase(job, "finalizing")
-        await site.until("SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        await site.until(WAITING)
         await _cancel(site, job)
         assert await site.value("SELECT status::text FROM kwdbml.job") == "CANCELED"
         await blocker.rollback()
@@ -111,7 +111,7 @@ async def test_a_landing_waits_for_an_open_cancel_and_loses(site: Site, employ: 
     async with site.as_ann.transaction():
         await _cancel(site, job)
         held.go.set()
-        await site.until("SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        await site.until(WAITING)
     await _nothing_landed(site, world, job)
 
 

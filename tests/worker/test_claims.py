@@ -19,7 +19,7 @@ from kwdbml.worker.loop import Worker
 from tests.fixtures.database import Connect
 from tests.worker import plays
 from tests.worker.conftest import Employ
-from tests.worker.site import DEADLINE, Gate, Site
+from tests.worker.site import DEADLINE, WAITING, Gate, Site
 
 #: A worker that never renews its lease: as good as dead, except that it comes back.
 ASLEEP = 3600.0
@@ -168,7 +168,7 @@ async def test_a_landing_that_waited_for_a_lock_is_refused_too(
     blocker.execute("SELECT FROM kwdbml.model FOR UPDATE")
     old = await employ(heartbeat=ASLEEP, sweep=ASLEEP)
     job = await site.train(new_version=True)
-    await site.until("SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+    await site.until(WAITING)
     await _taken_and_let_go(site, old, blocker.rollback)
     await employ()
     await site.expire()

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from tests.worker.conftest import Launch
-from tests.worker.site import Gate, Site
+from tests.worker.site import WAITING, Gate, Site
 
 #: Waits, without burning time, until the test writes into the FIFO; then trains.
 WAITS = """
@@ -98,7 +98,7 @@ async def test_killed_while_landing(
         job = await site.train(pipeline="waits", new_version=True)
         await _waits(site, job)
         await _go(scratch)
-        await site.until("SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        await site.until(WAITING)
         await first.end()
         await launch()
     await site.succeeded(job)

@@ -12,7 +12,7 @@ from kwdbml.engines.fake import FakeWorld
 from tests.fixtures.bundles import zipped
 from tests.worker import plays
 from tests.worker.conftest import Employ
-from tests.worker.site import Gate, Site
+from tests.worker.site import WANTED_LOCKS, Gate, Site
 
 EVIL = """
 CREATE TYPE public.t AS ENUM ('a');
@@ -37,7 +37,7 @@ async def test_a_type_that_takes_the_name_of_another(site: Site, employ: Employ)
         await swapper.execute("ALTER TYPE public.t RENAME TO gone")
         await swapper.execute("ALTER TYPE public.b RENAME TO t")
         job = await site.predict("source", action="append")
-        await site.until("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND relation = 'answers'::regclass")
+        await site.until(f"SELECT count(*) > 0 FROM {WANTED_LOCKS} AND relation = 'answers'::regclass")
     error = await site.failed(job)
     assert error["type"] == "DatatypeMismatch"
     assert await site.value("SELECT count(*) FROM public.canary") == 0
@@ -96,7 +96,7 @@ async def test_a_schema_that_takes_the_name_of_another(trapped: Site, employ: Em
         await swapper.execute("ALTER SCHEMA good RENAME TO gone")
         await swapper.execute("ALTER SCHEMA evil RENAME TO good")
         job = await site.predict("source", table="good.answers", action="append")
-        await site.until("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'")
+        await site.until(f"SELECT count(*) > 0 FROM {WANTED_LOCKS} AND locktype = 'transactionid'")
     error = await site.failed(job)
     assert (error["type"], "triggers" in error["message"]) == ("WrongObjectType", True), error
     await _untouched(site)
@@ -117,7 +117,7 @@ async def test_a_schema_is_not_swapped_while_the_landing_goes_on(trapped: Site, 
     ):
         await holder.execute("LOCK TABLE good.answers IN SHARE MODE")
         job = await site.predict("source", table="good.answers", action=action)
-        await site.until("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND relation = 'good.answers'::regclass")
+        await site.until(f"SELECT count(*) > 0 FROM {WANTED_LOCKS} AND relation = 'good.answers'::regclass")
         with pytest.raises(psycopg.errors.LockNotAvailable):
             await swapper.execute("ALTER SCHEMA good RENAME TO gone")
     assert await site.succeeded(job) == {"rows": 50, "table": "good.answers"}
@@ -133,7 +133,7 @@ async def test_a_new_table_goes_to_the_schema_that_was_meant_or_nowhere(trapped:
         await swapper.execute("ALTER SCHEMA good RENAME TO gone")
         await swapper.execute("ALTER SCHEMA evil RENAME TO good")
         job = await site.predict("source", table="good.fresh", action="error")
-        await site.until("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'")
+        await site.until(f"SELECT count(*) > 0 FROM {WANTED_LOCKS} AND locktype = 'transactionid'")
     assert (await site.succeeded(job))["rows"] == 50  # tried again: the name means the other schema now
     assert await site.value("SELECT to_regclass('gone.fresh') IS NULL AND to_regclass('good.fresh') IS NOT NULL")
     await _untouched(site)
@@ -184,7 +184,7 @@ async def test_a_domain_that_comes_into_the_table(trapped: Site, employ: Employ)
         await swapper.execute("ALTER TYPE public.t RENAME TO gone")
         await swapper.execute("ALTER DOMAIN public.d RENAME TO t")
         job = await site.predict("source", table="good.answers", action="append")
-        await site.until("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND relation = 'good.answers'::regclass")
+        await site.until(f"SELECT count(*) > 0 FROM {WANTED_LOCKS} AND relation = 'good.answers'::regclass")
     error = await site.failed(job)
     assert (error["type"], "domain" in error["message"]) == ("WrongObjectType", True), error
     await _untouched(site)
@@ -232,10 +232,11 @@ async def test_a_query_that_swallows_its_cancellation(site: Site, employ: Employ
     )
     await employ()
     job = await site.train("SELECT t.*, stubborn() FROM trips t")
-    await site.until("SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
+    sleeping = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+    await site.until(f"SELECT ({sleeping}) > 0")
     await site.as_ann.execute("SELECT kwdbml.cancel_job(%s)", [job])
     await site.succeeded(await site.train(model="other"))
-    assert await site.value("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") == 0
+    assert await site.value(sleeping) == 0
 
 
 async def test_uploaded_code_cannot_call_itself_built_in(site: Site) -> None:

@@ -16,7 +16,7 @@ from kwdbml.engines.fake import FakeWorld
 from tests.fixtures.faults import Wire
 from tests.worker import plays
 from tests.worker.conftest import Employ
-from tests.worker.site import Gate, Site
+from tests.worker.site import WAITING, WANTED_LOCKS, Gate, Site
 
 MakeWire = Callable[[str], Wire]
 
@@ -31,8 +31,8 @@ class Line:
 
 
 #: Not just any lock: those who notify at the same time wait for each other too.
-_WAITED_FOR = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND relation = %s::regclass"
-_ROW_WAITED_FOR = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND locktype IN ('tuple', 'transactionid')"
+_WAITED_FOR = f"SELECT count(*) > 0 FROM {WANTED_LOCKS} AND relation = %s::regclass"
+_ROW_WAITED_FOR = f"SELECT count(*) > 0 FROM {WANTED_LOCKS} AND locktype IN ('tuple', 'transactionid')"
 
 
 async def _nothing() -> None:
@@ -154,7 +154,7 @@ async def test_a_deadlock_is_retried(site: Site, employ: Employ, world: FakeWorl
         await held.at.wait()
         await blocker.execute("SELECT FROM kwdbml.job FOR UPDATE")
         held.go.set()
-        await site.until("SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        await site.until(WAITING)
         await blocker.execute("SELECT FROM kwdbml.model FOR UPDATE")
     await site.succeeded(job)
     assert await site.versions() == [(1, True), (2, False)]
@@ -171,7 +171,7 @@ async def test_a_serialization_failure_is_retried(site: Site, employ: Employ, ds
         await blocker.execute("UPDATE kwdbml.model SET description = 'changed'")
         await employ()
         job = await site.train(new_version=True)
-        await site.until("SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        await site.until(WAITING)
         await blocker.commit()
     await site.succeeded(job)
     assert await site.versions() == [(1, True), (2, False)]
@@ -179,13 +179,12 @@ async def test_a_serialization_failure_is_retried(site: Site, employ: Employ, ds
 
 async def test_a_lock_timeout_is_retried(site: Site, employ: Employ, dsn: str) -> None:
     await site.model()
-    waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
     async with await psycopg.AsyncConnection.connect(dsn) as blocker:
         await blocker.execute("SELECT FROM kwdbml.model FOR UPDATE")
         await employ()
         job = await site.train(new_version=True)
-        await site.until(waiting)
-        await site.until("SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock')")
+        await site.until(WAITING)
+        await site.until(f"SELECT NOT ({WAITING})")
     await site.succeeded(job)
     assert await site.attempts(job) == [(1, "SUCCEEDED")]
     assert await site.versions() == [(1, True), (2, False)]
