@@ -70,10 +70,19 @@ CREATE TABLE kwdbml.runtime (
     runs_as text NOT NULL,
     image text,
     builtin boolean NOT NULL DEFAULT false,
+    engines jsonb NOT NULL DEFAULT '{}'
+        CONSTRAINT engines_by_name CHECK (
+            pg_catalog.jsonb_typeof(engines) = 'object'
+            AND NOT pg_catalog.jsonb_path_exists(engines, 'strict $.* ? (@.type() != "object")'))
+        CONSTRAINT local_takes_a_python CHECK (
+            coalesce(engines -> 'local', '{}') - 'python' = '{}'
+            AND coalesce(pg_catalog.jsonb_typeof(engines #> '{local,python}'), 'string') = 'string'),
     PRIMARY KEY (framework, runtime)
 );
 COMMENT ON TABLE kwdbml.runtime IS 'the framework and runtime pairs that bundles may declare; runs_as is the framework whose code runs them';
 COMMENT ON COLUMN kwdbml.runtime.image IS 'container image for engines that need one';
+COMMENT ON COLUMN kwdbml.runtime.engines IS
+    'what the pair means for an engine, by its name; local: {"python": a name that kwdbml worker --python gives}';
 
 INSERT INTO kwdbml.runtime (framework, runtime, runs_as, builtin)
 SELECT f.name || '_' || v.version, 'python_' || p.version, f.name, true
@@ -163,12 +172,15 @@ CREATE TABLE kwdbml.model_version (
     libraries jsonb,
     duration interval,
     holdout_hash text,
+    holdout_metrics jsonb,
     UNIQUE (model_id, version)
 );
 -- The active version is a flag, not a foreign key from model: circular keys break the restore of a dump.
 CREATE UNIQUE INDEX model_version_active ON kwdbml.model_version (model_id) WHERE active;
 COMMENT ON COLUMN kwdbml.model_version.holdout_hash IS
-    'SHA-256 over the rows that last_metrics were measured on at training: equal ones can be compared';
+    'SHA-256 over the rows that were held out when it was trained: scores on equal ones can be compared';
+COMMENT ON COLUMN kwdbml.model_version.holdout_metrics IS
+    'what the built-in evaluator measured on the rows of holdout_hash; unlike last_metrics it never changes';
 COMMENT ON TABLE kwdbml.model_version IS 'versions of models and where each came from';
 
 CREATE TABLE kwdbml.model_privilege (
@@ -262,6 +274,9 @@ CREATE INDEX job_creator_created ON kwdbml.job (creator, created DESC);
 CREATE INDEX job_model_created ON kwdbml.job (model_name, created DESC);
 -- what a worker looks for: the highest priority first, then the oldest
 CREATE INDEX job_running ON kwdbml.job (priority DESC, created) WHERE status = 'RUNNING';
+-- how long earlier trainings took: a person's latest by the content of their pipeline; by finished, because no other
+-- index has that order and could be taken for it
+CREATE INDEX job_trained ON kwdbml.job (creator, pipeline_hash, finished DESC) WHERE type = 'TRAIN' AND status = 'SUCCEEDED';
 CREATE INDEX job_pipeline ON kwdbml.job (pipeline_id) WHERE pipeline_id IS NOT NULL;
 CREATE INDEX job_model_version ON kwdbml.job (model_version_id) WHERE model_version_id IS NOT NULL;
 COMMENT ON TABLE kwdbml.job IS 'jobs: what was asked for, by whom, and how it ended; read kwdbml.jobs or kwdbml.show_jobs()';
@@ -296,9 +311,13 @@ CREATE TABLE kwdbml.attempt (
     updated timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     ended timestamptz,
     outcome text,
+    compared_version_id uuid REFERENCES kwdbml.model_version ON DELETE SET NULL,
     PRIMARY KEY (job_id, number)
 ) WITH (fillfactor = 70);
 CREATE UNIQUE INDEX attempt_open ON kwdbml.attempt (job_id) WHERE ended IS NULL;
+CREATE INDEX attempt_compared_version ON kwdbml.attempt (compared_version_id) WHERE compared_version_id IS NOT NULL;
+COMMENT ON COLUMN kwdbml.attempt.compared_version_id IS
+    'the active version whose score decides whether the new one is promoted; it stays for as long as the attempt is open';
 COMMENT ON TABLE kwdbml.attempt IS 'tries at running jobs; a retry is a new row with a run of its own';
 
 CREATE TABLE kwdbml.job_log (
@@ -445,7 +464,10 @@ CREATE POLICY visible ON kwdbml.pipeline FOR SELECT USING (
     creator = current_user OR kwdbml._has_role(current_user, creator)
     OR EXISTS (SELECT FROM kwdbml.pipeline_privilege g WHERE g.pipeline_id = pipeline.id));
 CREATE POLICY admin ON kwdbml.pipeline FOR SELECT TO kwdbml_admin USING (true);
-CREATE POLICY import ON kwdbml.pipeline FOR INSERT WITH CHECK (creator = current_user);
+-- A schema is a name space: who may not use it takes no name there, and does not learn which are taken.
+CREATE POLICY import ON kwdbml.pipeline FOR INSERT WITH CHECK (
+    creator = current_user
+    AND coalesce(pg_catalog.has_schema_privilege(pg_catalog.to_regnamespace(pg_catalog.quote_ident(schema)), 'USAGE'), false));
 
 CREATE POLICY granted ON kwdbml.model_privilege FOR SELECT USING (
     kwdbml._has_role(current_user, grantee) OR kwdbml._owns_model(model_id, current_user));
@@ -542,7 +564,9 @@ CREATE TRIGGER pipeline_in_use BEFORE DELETE ON kwdbml.pipeline
 CREATE FUNCTION kwdbml._version_in_use() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF EXISTS (SELECT FROM kwdbml.job j WHERE j.model_version_id = OLD.id AND j.status = 'RUNNING') THEN
+    IF EXISTS (SELECT FROM kwdbml.job j WHERE j.model_version_id = OLD.id AND j.status = 'RUNNING')
+       OR EXISTS (SELECT FROM kwdbml.attempt a JOIN kwdbml.job j ON j.id = a.job_id
+                  WHERE a.compared_version_id = OLD.id AND a.ended IS NULL AND j.status = 'RUNNING') THEN
         RAISE EXCEPTION 'version % of the model is used by a running job', OLD.version
             USING ERRCODE = '55006', HINT = 'Wait for the job or cancel it: SELECT * FROM kwdbml.show_jobs(ARRAY[''RUNNING'']).';
     END IF;
@@ -886,8 +910,12 @@ BEGIN
     IF FOUND THEN
         RETURN m;
     END IF;
-    SELECT b.* INTO m FROM kwdbml.model b WHERE b.schema = model_schema AND b.name = object FOR UPDATE;
-    IF NOT FOUND THEN
+    SELECT b.* INTO m FROM kwdbml.model b WHERE b.schema = model_schema AND b.name = object;
+    IF FOUND AND may_exist AND kwdbml._model_right(m.id, 'CREATE', who) THEN  -- others neither lock it nor wait
+        SELECT b.* INTO m FROM kwdbml.model b WHERE b.id = m.id FOR UPDATE;
+        PERFORM kwdbml._hold_grants('model', m.id, 'CREATE'), kwdbml._hold_grants('model', m.id, 'UPDATE');
+    END IF;
+    IF m.id IS NULL THEN
         RAISE EXCEPTION 'model % was removed meanwhile', shown USING ERRCODE = '40001', HINT = 'Try again.';
     ELSIF NOT may_exist THEN
         RAISE EXCEPTION 'model % already exists', shown
@@ -1035,7 +1063,8 @@ DECLARE
 BEGIN
     IF kwdbml._model_right(model, wanted, who) THEN
         SELECT * INTO m FROM kwdbml.model b WHERE b.id = model FOR UPDATE;
-        IF FOUND THEN
+        PERFORM kwdbml._hold_grants('model', model, wanted);
+        IF kwdbml._model_right(model, wanted, who) THEN  -- still, after waiting
             RETURN m;
         END IF;
     END IF;
@@ -1082,12 +1111,12 @@ $$;
 COMMENT ON FUNCTION kwdbml._given_version(bigint) IS 'checks the number of a version';
 
 -- Contract: id, number and algorithm of a version (NULL: the active one, 0: the newest), which whoever may use the model
--- needs, also without SELECT on it. SECURITY DEFINER: a model's random id is known to those only who see its row.
+-- needs, also without SELECT on it.
 CREATE FUNCTION kwdbml._usable_version(model uuid, wanted bigint, OUT id uuid, OUT version integer, OUT algorithm text)
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
-    SELECT v.id, v.version, v.algorithm INTO id, version, algorithm FROM kwdbml.model_version v
+    SELECT v.id, v.version, v.algorithm INTO id, version, algorithm FROM kwdbml._usable v
     WHERE v.model_id = $1 AND (v.version = $2 OR $2 = 0 OR $2 IS NULL AND v.active) ORDER BY v.version DESC LIMIT 1;
 END
 $$;
@@ -1274,7 +1303,7 @@ DECLARE
     found_status text;
 BEGIN
     PERFORM kwdbml._job_id(job_id::text);
-    UPDATE kwdbml.job j SET status = 'CANCELED' WHERE j.id = job_id AND j.status = 'RUNNING';
+    UPDATE kwdbml.job j SET status = 'CANCELED' WHERE j.id = job_id AND j.status OPERATOR(pg_catalog.=) 'RUNNING';
     IF NOT FOUND THEN
         SELECT j.status INTO found_status FROM kwdbml.job j WHERE j.id = job_id;
         IF found_status IS NULL THEN
@@ -1347,7 +1376,7 @@ BEGIN
             USING ERRCODE = '42501', HINT = 'Only an admin (a member of kwdbml_admin) may. To stop a job of yours: kwdbml.cancel_job(id).';
     END IF;
     PERFORM kwdbml._job_id(job_id::text);
-    UPDATE kwdbml.job j SET status = 'CANCELED' WHERE j.id = job_id AND j.status = 'RUNNING';
+    UPDATE kwdbml.job j SET status = 'CANCELED' WHERE j.id = job_id AND j.status OPERATOR(pg_catalog.=) 'RUNNING';
     DELETE FROM kwdbml.job j WHERE j.id = job_id;
     IF NOT FOUND THEN
         PERFORM kwdbml._no_such_job(job_id);
@@ -1564,7 +1593,7 @@ BEGIN
         EXIT WHEN status <> 'RUNNING' OR pg_catalog.clock_timestamp() >= give_up;
         COMMIT;
         PERFORM pg_catalog.pg_sleep(pause);
-        pause := least(pause * 1.5, 0.5);
+        pause := least(pause OPERATOR(pg_catalog.*) 1.5, 0.5);
     END LOOP;
 END
 $$;
@@ -1609,7 +1638,7 @@ DECLARE
 BEGIN
     WHILE found_status = 'RUNNING' AND (give_up IS NULL OR pg_catalog.clock_timestamp() < give_up) LOOP
         PERFORM pg_catalog.pg_sleep(pause);
-        pause := least(pause * 1.5, 0.5);
+        pause := least(pause OPERATOR(pg_catalog.*) 1.5, 0.5);
         found_status := kwdbml._waitable_status(job_id);
     END LOOP;
     RETURN found_status;
@@ -1780,7 +1809,8 @@ BEGIN
                m.target, v.framework, v.runtime, a.version, v.last_metrics, '{"status": "Ready"}'::jsonb, v.version,
                pg_catalog.jsonb_build_object('job_id', v.job_id, 'creator', v.creator, 'pipeline_name', v.pipeline_name,
                    'pipeline_hash', v.pipeline_hash, 'train_data', v.data_query, 'data_hash', v.data_hash, 'rows_read', v.rows_read,
-                   'libraries', v.libraries, 'duration_seconds', extract(epoch FROM v.duration))
+                   'libraries', v.libraries, 'duration_seconds', extract(epoch FROM v.duration),
+                   'holdout_hash', v.holdout_hash, 'holdout_metrics', v.holdout_metrics)
         FROM kwdbml.model m
         JOIN kwdbml.model_version v ON v.model_id = m.id
         JOIN kwdbml.model_version a ON a.model_id = m.id AND a.active
@@ -1802,7 +1832,7 @@ END
 $$;
 COMMENT ON FUNCTION kwdbml.show_model(text, bigint) IS 'the versions of a model; version 0 is the newest';
 
-CREATE FUNCTION kwdbml.show_models(text, bigint DEFAULT NULL) RETURNS SETOF kwdbml.model_version_row
+CREATE FUNCTION kwdbml.show_models(model_name text, model_version bigint DEFAULT NULL) RETURNS SETOF kwdbml.model_version_row
 LANGUAGE sql STABLE ROWS 10
 BEGIN ATOMIC
     SELECT * FROM kwdbml.show_model($1, $2);
@@ -1898,9 +1928,14 @@ COMMENT ON FUNCTION kwdbml.remove_training_pipeline(text) IS 'removes a training
 CREATE FUNCTION kwdbml._do_remove_pipeline(who name, arguments jsonb) RETURNS jsonb LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    pipeline uuid := (arguments ->> 'pipeline')::uuid;
     p kwdbml.pipeline;
 BEGIN
-    SELECT * INTO p FROM kwdbml.pipeline b WHERE b.id = (arguments ->> 'pipeline')::uuid;
+    IF kwdbml._pipeline_right(pipeline, 'DELETE', who) THEN
+        PERFORM FROM kwdbml.pipeline b WHERE b.id = pipeline FOR UPDATE;
+        PERFORM kwdbml._hold_grants('training pipeline', pipeline, 'DELETE');
+    END IF;
+    SELECT * INTO p FROM kwdbml.pipeline b WHERE b.id = pipeline;
     IF NOT FOUND OR NOT kwdbml._has_any('training pipeline', p.id, who) THEN
         RAISE EXCEPTION 'no such training pipeline' USING ERRCODE = '42704', HINT = 'It, or your right to see it, has gone meanwhile.';
     ELSIF NOT kwdbml._pipeline_right(p.id, 'DELETE', who) THEN
@@ -1990,22 +2025,23 @@ SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     known text[] := CASE thing WHEN 'model' THEN ARRAY['SELECT', 'UPDATE', 'DELETE', 'EVALUATE', 'PREDICT', 'CREATE']
                                ELSE ARRAY['SELECT', 'DELETE', 'TRAIN'] END;
-    named text[] := string_to_array(upper(privilege), '|');
+    named text[] := string_to_array(upper(privilege COLLATE "C"), '|');
+    blanks constant text := E' \t\r\n';
     word text;
 BEGIN
     IF privilege IS NULL THEN
         RAISE EXCEPTION 'privilege is NULL' USING ERRCODE = '22004', HINT = array_to_string(known, ', ') || ' or ALL, joined by |.';
     END IF;
     FOR i IN 1..greatest(cardinality(named), 1) LOOP
-        word := btrim(coalesce(named[i], ''));
+        word := btrim(coalesce(named[i], ''), blanks);
         IF word = 'ALL' THEN
             named := named || known;
         ELSIF word <> ALL (known) THEN
-            RAISE EXCEPTION 'unknown privilege "%" on a %', btrim(coalesce(split_part(privilege, '|', i), '')), thing
+            RAISE EXCEPTION 'unknown privilege "%" on a %', left(btrim(split_part(privilege, '|', i), blanks), 200), thing
                 USING ERRCODE = '22023', HINT = array_to_string(known, ', ') || ' or ALL, joined by |.';
         END IF;
     END LOOP;
-    RETURN ARRAY(SELECT k FROM unnest(known) AS k WHERE k IN (SELECT btrim(n) FROM unnest(named) AS n));
+    RETURN ARRAY(SELECT k FROM unnest(known) AS k WHERE k IN (SELECT btrim(n, blanks) FROM unnest(named) AS n));
 END
 $$;
 COMMENT ON FUNCTION kwdbml._privileges(text, text) IS 'the privileges that a text names';
@@ -2015,16 +2051,17 @@ CREATE FUNCTION kwdbml._grantee(user_name text) RETURNS name LANGUAGE plpgsql ST
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     answer name;
+    given text := btrim(user_name, E' \t\r\n');
+    folded text := lower(given COLLATE "C");  -- as PostgreSQL folds an identifier
 BEGIN
     IF user_name IS NULL THEN
         RAISE EXCEPTION 'user_name is NULL' USING ERRCODE = '22004', HINT = 'Name a role, or syspublic for everyone.';
-    ELSIF lower(btrim(user_name)) IN ('syspublic', 'public') THEN
+    ELSIF folded IN ('syspublic', 'public') THEN
         RETURN 'public';
     END IF;
-    SELECT r.rolname INTO answer FROM pg_roles r WHERE r.rolname::text IN (btrim(user_name), lower(btrim(user_name)))
-    ORDER BY r.rolname::text = btrim(user_name) DESC LIMIT 1;
+    SELECT r.rolname INTO answer FROM pg_roles r WHERE r.rolname::text IN (given, folded) ORDER BY r.rolname::text = given DESC LIMIT 1;
     IF answer IS NULL THEN
-        RAISE EXCEPTION 'role "%" does not exist', user_name USING ERRCODE = '42704', HINT = 'Name a role, or syspublic for everyone.';
+        RAISE EXCEPTION 'role "%" does not exist', left(given, 200) USING ERRCODE = '42704', HINT = 'Name a role, or syspublic for everyone.';
     END IF;
     RETURN answer;
 END
@@ -2055,12 +2092,33 @@ END
 $$;
 COMMENT ON FUNCTION kwdbml._has_any(text, uuid, name) IS 'whether a role has any privilege on a model or training pipeline';
 
+-- Contract: keeps the grants of a privilege until the transaction ends. A REPEATABLE READ transaction sees those that
+-- were there when it began; where one was revoked since, it is told so here (40001), before it changes anything.
+CREATE FUNCTION kwdbml._hold_grants(thing text, id uuid, wanted text) RETURNS void LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF thing = 'model' THEN
+        PERFORM FROM kwdbml.model_privilege g WHERE g.model_id = id AND g.privilege = wanted FOR KEY SHARE;
+    ELSE
+        PERFORM FROM kwdbml.pipeline_privilege g WHERE g.pipeline_id = id AND g.privilege = wanted FOR KEY SHARE;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION kwdbml._hold_grants(text, uuid, text) IS 'locks the grants of a privilege on a model or training pipeline';
+REVOKE ALL ON FUNCTION kwdbml._hold_grants(text, uuid, text) FROM PUBLIC;
+
 -- Contract: whether the model or pipeline of a request is the requester's to grant; else 42501, or 42704 when it is gone.
-CREATE FUNCTION kwdbml._check_grantor(who name, thing text, id uuid) RETURNS void LANGUAGE plpgsql STABLE
+-- Whose it is gets locked first, so that reassign_owned and a REPEATABLE READ transaction meet.
+CREATE FUNCTION kwdbml._check_grantor(who name, thing text, id uuid) RETURNS void LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     shown text;
 BEGIN
+    IF thing = 'model' AND kwdbml._owns_model(id, who) THEN
+        PERFORM FROM kwdbml.model m WHERE m.id = _check_grantor.id FOR SHARE;
+    ELSIF thing <> 'model' AND kwdbml._owns_pipeline(id, who) THEN
+        PERFORM FROM kwdbml.pipeline p WHERE p.id = _check_grantor.id FOR SHARE;
+    END IF;
     IF thing = 'model' THEN
         SELECT m.schema || '.' || m.name INTO shown FROM kwdbml.model m WHERE m.id = _check_grantor.id;
     ELSE
@@ -2110,9 +2168,13 @@ BEGIN
     BEGIN
         role := kwdbml._grantee(arguments ->> 'user_name');
     EXCEPTION WHEN undefined_object THEN
-        role := btrim(arguments ->> 'user_name');  -- what a role was granted that is gone can be revoked still
-        IF NOT EXISTS (SELECT FROM kwdbml.model_privilege g WHERE g.grantee = role)
-           AND NOT EXISTS (SELECT FROM kwdbml.pipeline_privilege g WHERE g.grantee = role) THEN
+        -- what a role was granted here that is gone can be revoked still
+        SELECT g.grantee INTO role FROM (
+            SELECT m.grantee FROM kwdbml.model_privilege m WHERE thing = 'model' AND m.model_id = id
+            UNION ALL
+            SELECT p.grantee FROM kwdbml.pipeline_privilege p WHERE thing <> 'model' AND p.pipeline_id = id) AS g
+        WHERE g.grantee::text = btrim(arguments ->> 'user_name') LIMIT 1;
+        IF NOT FOUND THEN
             RAISE;
         END IF;
     END;
@@ -2143,7 +2205,7 @@ COMMENT ON FUNCTION kwdbml._ask_privilege(text, text, uuid, text, text) IS 'asks
 -- (42704), so that a slip of the pen is no success. 55006 while a job of from_name is RUNNING.
 CREATE FUNCTION kwdbml.reassign_owned(from_name text, to_name text) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
-    RETURN kwdbml._ask('reassign_owned', pg_catalog.jsonb_build_object('from_name', from_name, 'to_name', to_name)) #>> '{}';
+    RETURN kwdbml._ask('reassign_owned', pg_catalog.jsonb_build_object('from_name', from_name, 'to_name', to_name)) OPERATOR(pg_catalog.#>>) '{}';
 END
 $$;
 COMMENT ON FUNCTION kwdbml.reassign_owned(text, text) IS
@@ -2260,6 +2322,59 @@ $$;
 COMMENT ON FUNCTION kwdbml.revoke_privilege_on_training_pipeline(text, text, text) IS
     'revokes privileges on a training pipeline, joined by | or ALL, from a role or syspublic (everyone); its creator or an admin may';
 
+-- -------- sql/functions/worker/_decide.sql
+-- Contract: the score under a name among metrics [{objective, score}]; NULL when there is none.
+CREATE FUNCTION kwdbml._score(metrics jsonb, wanted text) RETURNS double precision LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (SELECT (x ->> 'score')::double precision FROM jsonb_array_elements(nullif(metrics, 'null')) AS x
+            WHERE x ->> 'objective' = wanted LIMIT 1);
+END
+$$;
+COMMENT ON FUNCTION kwdbml._score(jsonb, text) IS 'one score among metrics';
+
+-- Contract: whether the version that is landing becomes the active one, with both scores and the reason: what
+-- kwdbml.jobs.decision shows. The model is locked, so the active version stays what it is. compared is the version that
+-- the run has measured beside the new one. Another that became active meanwhile counts with what was measured when it
+-- was trained, if that was on the same rows and of the same label. No score is never better, and neither is the same.
+CREATE FUNCTION kwdbml._decide(m kwdbml.model, j kwdbml.job, compared uuid, outcome jsonb) RETURNS jsonb LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    objective text := j.settings ->> 'objective';
+    held jsonb := outcome -> 'held_out';
+    ours double precision := kwdbml._score(held -> 'metrics', objective);
+    theirs double precision;
+    v kwdbml.model_version;
+    promoted boolean;
+BEGIN
+    SELECT * INTO v FROM kwdbml.model_version b WHERE b.model_id = m.id AND b.active;
+    IF v.id = compared THEN
+        theirs := kwdbml._score(held -> 'active' -> 'metrics', objective);
+    ELSIF v.holdout_hash = held ->> 'hash'
+          AND v.holdout_metrics -> 0 -> 'positive_label' IS NOT DISTINCT FROM held -> 'metrics' -> 0 -> 'positive_label' THEN
+        theirs := kwdbml._score(v.holdout_metrics, objective);
+    END IF;
+    promoted := v.id IS NULL OR coalesce(CASE outcome ->> 'better' WHEN 'lower' THEN ours < theirs ELSE ours > theirs END, false);
+    RETURN jsonb_build_object(
+        'promoted', promoted, 'objective', objective, 'better', outcome -> 'better', 'candidate', ours, 'active', theirs,
+        'version', m.next_version, 'active_version', v.version, 'holdout_hash', held -> 'hash', 'holdout_rows', held -> 'rows',
+        'reason', CASE
+            WHEN v.id IS NULL THEN 'the first version of the model'
+            WHEN ours IS NULL THEN
+                coalesce('the new version could not be measured: ' || (held ->> 'problem'), format('the new version has no %s', objective))
+            WHEN theirs IS NULL AND v.id = compared THEN coalesce(
+                format('version %s could not be measured: ', v.version) || (held -> 'active' ->> 'problem'),
+                format('version %s has no %s', v.version, objective))
+            WHEN theirs IS NULL THEN
+                format('version %s became active meanwhile, and was not measured on the same rows: train again', v.version)
+            WHEN promoted THEN format('better than version %s', v.version)
+            WHEN ours = theirs THEN format('as good as version %s, and no better', v.version)
+            ELSE format('worse than version %s', v.version) END);
+END
+$$;
+COMMENT ON FUNCTION kwdbml._decide(kwdbml.model, kwdbml.job, uuid, jsonb) IS 'whether a new version is promoted, and why';
+REVOKE ALL ON FUNCTION kwdbml._decide(kwdbml.model, kwdbml.job, uuid, jsonb) FROM PUBLIC;
+
 -- -------- sql/functions/worker/_fence.sql
 -- Contract: the open attempt of this token, or 55000: somebody else has taken the job over, or it is gone. What decides
 -- is the token, never a clock.
@@ -2278,8 +2393,39 @@ $$;
 COMMENT ON FUNCTION kwdbml._fence(uuid, uuid) IS 'the attempt that a worker''s token stands for';
 REVOKE ALL ON FUNCTION kwdbml._fence(uuid, uuid) FROM PUBLIC;
 
+-- -------- sql/functions/worker/_told_metrics.sql
+-- Contract: what an evaluation leaves with the model, for all to see who may see that. Where the model's creator could
+-- not have read the rows, of each name asked for one score, and nothing else: his code has seen the rows, and could put
+-- them into names of its own. The job's result, which is its creator's alone, has everything.
+CREATE FUNCTION kwdbml._told_metrics(j kwdbml.job, metrics jsonb) RETURNS jsonb LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    m kwdbml.model;
+BEGIN
+    SELECT b.* INTO m FROM kwdbml.model b JOIN kwdbml.model_version v ON v.model_id = b.id WHERE v.id = j.model_version_id;
+    -- by OID, because of names of dropped roles pg_has_role raises
+    IF pg_has_role(to_regrole(quote_ident(m.creator)), to_regrole(quote_ident(j.creator)), 'USAGE') THEN
+        RETURN metrics;
+    END IF;
+    RETURN (
+        SELECT coalesce(jsonb_agg(jsonb_build_object('objective', asked.name, 'score', told.score)
+                                  ORDER BY asked.n, asked.name COLLATE "C"), '[]')
+        FROM (SELECT p.prefix || s.name AS name, min(g.n) AS n
+              FROM regexp_split_to_table(j.settings ->> 'objectives', '[,|]') WITH ORDINALITY AS g(given, n),
+                   unnest(ARRAY[btrim(g.given), lower(btrim(g.given))]) AS s(name),
+                   -- of several targets each has its name before it
+                   unnest(''::text || ARRAY(SELECT t ->> 'name' || '.' FROM jsonb_array_elements(m.target) AS t)) AS p(prefix)
+              GROUP BY 1) AS asked,
+             LATERAL (SELECT x -> 'score' AS score FROM jsonb_array_elements(metrics) AS x
+                      WHERE x ->> 'objective' = asked.name LIMIT 1) AS told);
+END
+$$;
+COMMENT ON FUNCTION kwdbml._told_metrics(kwdbml.job, jsonb) IS 'the metrics of an evaluation that become the version''s';
+REVOKE ALL ON FUNCTION kwdbml._told_metrics(kwdbml.job, jsonb) FROM PUBLIC;
+
 -- -------- sql/functions/worker/worker_artefacts.sql
--- Contract: the bundles that a job runs with: (kind, id, bytes, sha256, chunks).
+-- Contract: the bundles that a job runs with: (kind, id, bytes, sha256, chunks). Those of the version that a training is
+-- compared with are active-model and active-transformer.
 CREATE FUNCTION kwdbml.worker_artefacts(job uuid, held uuid)
 RETURNS TABLE (kind text, artefact uuid, bytes bigint, sha256 text, chunks bigint)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -2288,9 +2434,10 @@ DECLARE
     a kwdbml.attempt := kwdbml._fence(job, held);
 BEGIN
     RETURN QUERY
-        SELECT f.kind, f.id, f.bytes, f.sha256, (SELECT count(*) FROM kwdbml.artefact_chunk c WHERE c.artefact_id = f.id)
+        SELECT CASE WHEN f.model_version_id = a.compared_version_id THEN 'active-' ELSE '' END || f.kind, f.id, f.bytes, f.sha256,
+               (SELECT count(*) FROM kwdbml.artefact_chunk c WHERE c.artefact_id = f.id)
         FROM kwdbml.job j
-        JOIN kwdbml.artefact f ON f.model_version_id = j.model_version_id AND f.kind IN ('model', 'transformer')
+        JOIN kwdbml.artefact f ON f.model_version_id IN (j.model_version_id, a.compared_version_id)
              OR f.pipeline_id = j.pipeline_id AND (f.kind = 'pipeline' OR f.kind = 'transformer' AND j.type = 'TRAIN')
         WHERE j.id = job;
 END
@@ -2424,6 +2571,76 @@ END
 $$;
 COMMENT ON FUNCTION kwdbml.worker_sweep() IS 'for workers: ends what came running out of a backup';
 
+-- -------- sql/functions/worker/worker_compared.sql
+-- Contract: what a training with settings.promote is compared with: {} when the model has no version yet, else the version
+-- that was active at the first call of the attempt: {version, framework, user_code, problem}, with a problem when it
+-- needs another environment than the one that the run has. NULL for every other job. 42501 without EVALUATE.
+CREATE FUNCTION kwdbml.worker_compared(job uuid, held uuid) RETURNS jsonb LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    a kwdbml.attempt := kwdbml._fence(job, held);
+    j kwdbml.job;
+    p kwdbml.pipeline;
+    m kwdbml.model;
+    v kwdbml.model_version;
+BEGIN
+    SELECT * INTO STRICT j FROM kwdbml.job b WHERE b.id = job;
+    IF j.type <> 'TRAIN' OR NOT j.settings ? 'promote' THEN
+        RETURN NULL;
+    END IF;
+    SELECT * INTO m FROM kwdbml.model b
+    WHERE (b.schema, b.name) = (regexp_replace(j.model_name, '\.[^.]*$', ''), regexp_replace(j.model_name, '^.*\.', ''));
+    IF NOT FOUND THEN
+        RETURN '{}';
+    END IF;
+    PERFORM kwdbml._check_may_compare(m, j);
+    -- it must not go away any more; one that somebody is removing just now is not the active one much longer
+    SELECT * INTO v FROM kwdbml.model_version b
+    WHERE b.model_id = m.id AND CASE WHEN a.compared_version_id IS NULL THEN b.active ELSE b.id = a.compared_version_id END
+    FOR KEY SHARE SKIP LOCKED;
+    IF NOT FOUND THEN
+        RETURN '{}';
+    END IF;
+    UPDATE kwdbml.attempt t SET compared_version_id = v.id WHERE t.job_id = job AND t.number = a.number;
+    SELECT * INTO STRICT p FROM kwdbml.pipeline b WHERE b.id = j.pipeline_id;
+    RETURN jsonb_build_object(
+        'version', v.version,
+        'framework', coalesce((SELECT r.runs_as FROM kwdbml.runtime r WHERE (r.framework, r.runtime) = (v.framework, v.runtime)),
+                              v.framework),
+        'user_code', v.algorithm IS NULL
+            OR EXISTS (SELECT FROM kwdbml.artefact f WHERE f.model_version_id = v.id AND f.kind <> 'model'),
+        'problem', CASE WHEN kwdbml._environment(v.framework, v.runtime, j.engine)
+                             <> kwdbml._environment(p.framework, p.runtime, j.engine)
+                        THEN format('its runtime, %s with %s, is another environment than that of the new version', v.runtime, v.framework) END);
+END
+$$;
+COMMENT ON FUNCTION kwdbml.worker_compared(uuid, uuid) IS 'for workers: the version that a training is compared with';
+
+-- Contract: 42501 unless the creator of the job may evaluate the model: a score is what an evaluation answers, and user
+-- code of the job could read the bundles of the version. Nothing to refuse where there is no version.
+CREATE FUNCTION kwdbml._check_may_compare(m kwdbml.model, j kwdbml.job) RETURNS void LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF m.next_version > 1 AND NOT kwdbml._model_right(m.id, 'EVALUATE', j.creator) THEN
+        RAISE EXCEPTION 'permission denied for model %', j.model_name
+            USING ERRCODE = '42501', HINT = 'settings.promote needs EVALUATE on the model; its creator can grant that.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION kwdbml._check_may_compare(kwdbml.model, kwdbml.job) IS 'whether a new version may be compared with the active one';
+
+-- Contract: what a runtime is on an engine: equal ones are one environment.
+CREATE FUNCTION kwdbml._environment(declared_framework text, declared_runtime text, on_engine text) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN coalesce(
+        (SELECT jsonb_build_object('image', r.image, 'engine', nullif(r.engines -> on_engine, '{}')) FROM kwdbml.runtime r
+         WHERE (r.framework, r.runtime) = (declared_framework, declared_runtime)),
+        '{"image": null, "engine": null}');
+END
+$$;
+COMMENT ON FUNCTION kwdbml._environment(text, text, text) IS 'what a declared (framework, runtime) pair means for an engine';
+
 -- -------- sql/functions/worker/worker_fail.sql
 -- Contract: the end of an attempt that did not succeed. may_retry: the job is queued again while it has retries left;
 -- otherwise it is FAILED with this error. Answers what the job is now; a job that was canceled stays canceled.
@@ -2533,7 +2750,8 @@ COMMENT ON FUNCTION kwdbml.worker_log(uuid, uuid, jsonb, bigint, bigint) IS 'for
 -- Contract: the end of a successful job, in the transaction that stored its artefacts or rows: version, metrics and
 -- status together, or nothing. The job's row is locked last; it lands only if the job is RUNNING and the token is held.
 -- outcome: {metrics, rows_read, rows_dropped, rows_written, main_score, data_hash, libraries, result,
---           artefacts: [{id, bytes, sha256}]}
+--           artefacts: [{id, bytes, sha256}], better: higher or lower,
+--           held_out: {hash, rows, metrics, problem, active: {metrics, problem}}}
 CREATE FUNCTION kwdbml.worker_land(job uuid, held uuid, outcome jsonb) RETURNS text LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -2541,15 +2759,16 @@ DECLARE
     spec jsonb := kwdbml.worker_spec(job, held);
     j kwdbml.job;
     answer jsonb := outcome -> 'result';
+    decided jsonb;
 BEGIN
     SELECT * INTO STRICT j FROM kwdbml.job b WHERE b.id = job;
     IF j.type = 'TRAIN' THEN
-        PERFORM kwdbml._land_version(j, spec, outcome, a.started);
+        decided := kwdbml._land_version(j, a, spec, outcome);
     ELSIF j.type = 'EVALUATE' THEN
         -- the model first, then its version, as everybody locks them
         UPDATE kwdbml.model m SET last_updated = clock_timestamp()
         FROM kwdbml.model_version v WHERE v.id = j.model_version_id AND m.id = v.model_id;
-        UPDATE kwdbml.model_version v SET last_metrics = outcome -> 'metrics' WHERE v.id = j.model_version_id;
+        UPDATE kwdbml.model_version v SET last_metrics = kwdbml._told_metrics(j, outcome -> 'metrics') WHERE v.id = j.model_version_id;
     ELSE
         PERFORM kwdbml._result_close(j, held, spec -> 'target');
     END IF;
@@ -2563,7 +2782,7 @@ BEGIN
     SET status = 'SUCCEEDED', result = answer, rows_read = (outcome ->> 'rows_read')::bigint,
         rows_dropped = (outcome ->> 'rows_dropped')::bigint, rows_written = (outcome ->> 'rows_written')::bigint,
         main_score = (outcome ->> 'main_score')::double precision, data_hash = outcome ->> 'data_hash',
-        libraries = outcome -> 'libraries',
+        libraries = outcome -> 'libraries', decision = decided,
         pipeline_hash = (SELECT p.content_hash FROM kwdbml.pipeline p WHERE p.id = b.pipeline_id)
     WHERE b.id = job AND b.status = 'RUNNING';
     IF NOT FOUND THEN
@@ -2574,14 +2793,17 @@ END
 $$;
 COMMENT ON FUNCTION kwdbml.worker_land(uuid, uuid, jsonb) IS 'for workers: the one way to SUCCEEDED';
 
--- Contract: the next version of the model, made with the model when it is new; 42710 and 42501 as at the call.
-CREATE FUNCTION kwdbml._land_version(j kwdbml.job, spec jsonb, outcome jsonb, began timestamptz) RETURNS void LANGUAGE plpgsql
+-- Contract: the next version of the model, made with the model when it is new; 42710 and 42501 as at the call. Answers
+-- the decision of settings.promote, which is taken while the model is locked; NULL without it.
+CREATE FUNCTION kwdbml._land_version(j kwdbml.job, a kwdbml.attempt, spec jsonb, outcome jsonb) RETURNS jsonb LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     m kwdbml.model;
     p kwdbml.pipeline;
-    goes_live boolean := coalesce((j.settings ->> 'immediately_deploy')::boolean, false);
+    promotes constant boolean := j.settings ? 'promote';
+    goes_live boolean := promotes OR coalesce((j.settings ->> 'immediately_deploy')::boolean, false);
     version_id uuid;
+    decided jsonb;
 BEGIN
     SELECT * INTO STRICT p FROM kwdbml.pipeline b WHERE b.id = j.pipeline_id;
     m := kwdbml._model_to_extend(
@@ -2589,25 +2811,31 @@ BEGIN
         regexp_replace(j.model_name, '\.[^.]*$', ''), regexp_replace(j.model_name, '^.*\.', ''),
         format('Model trained by pipeline %s.', j.pipeline_name), j.creator, p.problem_type, p.features, p.target,
         coalesce((j.settings ->> 'new_version_if_exists')::boolean, false), goes_live);
-    goes_live := goes_live OR m.next_version = 1;
+    IF promotes THEN
+        PERFORM kwdbml._check_may_compare(m, j);
+        decided := kwdbml._decide(m, j, a.compared_version_id, outcome);
+    END IF;
+    goes_live := coalesce((decided ->> 'promoted')::boolean, goes_live OR m.next_version = 1);
     IF goes_live THEN
         UPDATE kwdbml.model_version v SET active = false WHERE v.model_id = m.id AND v.active;
     END IF;
     INSERT INTO kwdbml.model_version (model_id, version, active, creator, framework, runtime, algorithm, hyperparameters, last_metrics,
-        pipeline_name, pipeline_hash, job_id, data_query, data_hash, rows_read, libraries, duration)
+        pipeline_name, pipeline_hash, job_id, data_query, data_hash, rows_read, libraries, duration, holdout_hash, holdout_metrics)
     VALUES (m.id, m.next_version, goes_live, j.creator, p.framework, p.runtime,
         CASE WHEN NOT (spec ->> 'user_code')::boolean THEN p.algorithm END, coalesce(spec -> 'hyperparameters', '{}'),
         outcome -> 'metrics', j.pipeline_name, p.content_hash, j.id, j.data_query, outcome ->> 'data_hash',
-        (outcome ->> 'rows_read')::bigint, outcome -> 'libraries', clock_timestamp() - began)
+        (outcome ->> 'rows_read')::bigint, outcome -> 'libraries', clock_timestamp() - a.started,
+        outcome -> 'held_out' ->> 'hash', nullif(outcome -> 'held_out' -> 'metrics', 'null'))
     RETURNING id INTO version_id;
     UPDATE kwdbml.model b SET next_version = b.next_version + 1, last_updated = clock_timestamp() WHERE b.id = m.id;
     UPDATE kwdbml.artefact f SET model_version_id = version_id, bytes = r.bytes, sha256 = r.sha256
     FROM jsonb_to_recordset(outcome -> 'artefacts') AS r(id uuid, bytes bigint, sha256 text)
     WHERE f.id = r.id AND num_nonnulls(f.pipeline_id, f.model_version_id) = 0;
+    RETURN decided;
 END
 $$;
-COMMENT ON FUNCTION kwdbml._land_version(kwdbml.job, jsonb, jsonb, timestamptz) IS 'adds a trained version';
-REVOKE ALL ON FUNCTION kwdbml._land_version(kwdbml.job, jsonb, jsonb, timestamptz) FROM PUBLIC;
+COMMENT ON FUNCTION kwdbml._land_version(kwdbml.job, kwdbml.attempt, jsonb, jsonb) IS 'adds a trained version';
+REVOKE ALL ON FUNCTION kwdbml._land_version(kwdbml.job, kwdbml.attempt, jsonb, jsonb) FROM PUBLIC;
 
 -- -------- sql/functions/worker/worker_result_open.sql
 -- Contract: in the final transaction of a BATCH_PREDICT job: makes the table that the worker COPYs into, in our own
@@ -2739,6 +2967,7 @@ DECLARE
     p kwdbml.pipeline;
     v kwdbml.model_version;
     m kwdbml.model;
+    r kwdbml.runtime;
     wanted text;
     answer jsonb;
 BEGIN
@@ -2771,6 +3000,8 @@ BEGIN
     IF j.type = 'BATCH_PREDICT' THEN
         PERFORM kwdbml._result_place(j.settings ->> 'result_table');
     END IF;
+    SELECT * INTO r FROM kwdbml.runtime b
+    WHERE (b.framework, b.runtime) = (coalesce(v.framework, p.framework), coalesce(v.runtime, p.runtime));
     SELECT e.env INTO answer FROM kwdbml.job_env e WHERE e.job_id = job;
     RETURN jsonb_build_object(
         -- what was uploaded decides, not what a row says of itself
@@ -2782,7 +3013,7 @@ BEGIN
         'model_limit', kwdbml._setting('model_limit'),
         'problem_type', coalesce(m.problem_type, p.problem_type),
         'features', coalesce(m.features, p.features), 'target', coalesce(m.target, p.target),
-        'framework', kwdbml._runs_as(coalesce(v.framework, p.framework), coalesce(v.runtime, p.runtime)),
+        'framework', coalesce(r.runs_as, v.framework, p.framework), 'runtime', coalesce(r.engines -> j.engine, '{}'),
         'algorithm', CASE WHEN j.type = 'TRAIN' THEN p.algorithm ELSE v.algorithm END,
         'hyperparameters', coalesce(CASE WHEN j.type = 'TRAIN' THEN p.hyperparameters ELSE v.hyperparameters END, '{}')
             || coalesce(j.settings -> 'hyperparameters', '{}'));
@@ -2797,7 +3028,8 @@ DECLARE
     parts text[] := regexp_match(model_name, '^(.+)\.([^.]+)$');
     home oid := to_regnamespace(quote_ident(parts[1]));
 BEGIN
-    IF parts IS NULL OR octet_length(parts[2]) > 63 THEN
+    -- of ASCII by number: what else is a letter depends on the locale, and the callers' functions have looked
+    IF parts IS NULL OR octet_length(parts[2]) > 63 OR parts[2] ~ '^[0-9_]|[\u0001-\u002f\u003a-\u0040\u005b-\u005e\u0060\u007b-\u007f]' THEN
         RAISE EXCEPTION 'invalid model name "%"', model_name USING ERRCODE = '22023', HINT = 'Use kwdbml.train_model.';
     ELSIF home IS NULL THEN
         RAISE EXCEPTION 'schema "%" does not exist', parts[1] USING ERRCODE = '3F000', HINT = 'It was dropped after the call.';
@@ -2822,13 +3054,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION kwdbml._check_creator(name, oid) IS 'whether a job''s creator is still the same role';
-
-CREATE FUNCTION kwdbml._runs_as(declared_framework text, declared_runtime text) RETURNS text LANGUAGE sql STABLE
-BEGIN ATOMIC
-    SELECT coalesce((SELECT r.runs_as FROM kwdbml.runtime r WHERE r.framework = declared_framework AND r.runtime = declared_runtime),
-                    declared_framework);
-END;
-COMMENT ON FUNCTION kwdbml._runs_as(text, text) IS 'the framework whose code runs a declared (framework, runtime) pair';
 
 -- -------- sql/functions/worker/worker_stage.sql
 -- How the data of a job is read: with the creator's rights, in a transaction that always ends in ROLLBACK.
@@ -2950,7 +3175,7 @@ DECLARE
     a kwdbml.attempt := kwdbml._fence(job, held);
     spec jsonb := kwdbml.worker_spec(job, held);
     j kwdbml.job;
-    handle text := '_stage_' || replace(held::text, '-', '');
+    handle text := '_stage_' || replace(gen_random_uuid()::text, '-', '');  -- not the token: the query can see it
     plain oid;
     expressions text;
     results text;
@@ -2993,7 +3218,7 @@ BEGIN
     PERFORM kwdbml._fence(NULL, NULL);
 EXCEPTION WHEN object_not_in_prerequisite_state THEN
     PERFORM kwdbml._check_creator(current_user, (SELECT r.oid FROM pg_roles r WHERE r.rolname = current_user)),
-            kwdbml._runs_as('', ''), kwdbml._setting('default_ttl'), kwdbml._model_right(NULL, 'EVALUATE', current_user),
+            kwdbml._setting('default_ttl'), kwdbml._model_right(NULL, 'EVALUATE', current_user),
             kwdbml._pipeline_right(NULL, 'TRAIN', current_user), kwdbml._lock_plain(NULL, '[]'),
             kwdbml._stage_columns(NULL, '[]', '[]'), kwdbml._reads_plainly('kwdbml.job'::regclass, '[]');
     PERFORM kwdbml._feature_cast('int8'::regtype, 'INT'), kwdbml._carried('numeric'::regtype),
@@ -3016,7 +3241,7 @@ DECLARE
     a kwdbml.attempt := kwdbml._fence(job, held);
     spec jsonb := kwdbml.worker_spec(job, held);
     j kwdbml.job;
-    handle text := '_trace_' || replace(held::text, '-', '');
+    handle text := '_trace_' || replace(gen_random_uuid()::text, '-', '');
     casts text;
     tries text;
 BEGIN
@@ -3097,6 +3322,18 @@ LEFT JOIN LATERAL (
     FROM kwdbml.attempt t WHERE t.job_id = j.id ORDER BY t.number DESC LIMIT 1) a ON true;
 COMMENT ON VIEW kwdbml.jobs IS 'your jobs (an admin''s view: all), one flat row each, with phase, progress and lineage';
 
+-- -------- sql/views/usable.sql
+-- The versions that the caller may use in some way, which needs no SELECT on the model: who was granted PREDICT sees these
+-- columns and no others. The one view that reads with its owner's rights, because it asks who reads it: in a view, unlike
+-- in a SECURITY DEFINER function, current_user is the caller.
+CREATE VIEW kwdbml._usable WITH (security_barrier = true) AS
+SELECT v.id, v.model_id, v.version, v.active, v.algorithm
+FROM kwdbml.model_version v
+JOIN kwdbml.model m ON m.id = v.model_id
+WHERE kwdbml._owns(current_user, m.creator)
+   OR EXISTS (SELECT FROM kwdbml.model_privilege g WHERE g.model_id = m.id AND kwdbml._has_role(current_user, g.grantee));
+COMMENT ON VIEW kwdbml._usable IS 'number and algorithm of the versions of models on which you have some privilege';
+
 -- -------- sql/grants.sql
 -- Every right that anybody has, in one place. What is not granted here is the extension owner's alone.
 -- A trigger function believes its row: whoever may EXECUTE it can hang it on a table of his own and fill the row himself.
@@ -3119,8 +3356,8 @@ $$;
 GRANT USAGE ON SCHEMA kwdbml TO PUBLIC;
 
 GRANT SELECT ON kwdbml.installation, kwdbml.settings, kwdbml.runtime, kwdbml.pipeline, kwdbml.pipeline_privilege,
-    kwdbml.model, kwdbml.model_version, kwdbml.model_privilege, kwdbml.job, kwdbml.job_env, kwdbml.job_log, kwdbml.jobs
-    TO PUBLIC;
+    kwdbml.model, kwdbml.model_version, kwdbml.model_privilege, kwdbml.job, kwdbml.job_env, kwdbml.job_log, kwdbml.jobs,
+    kwdbml._usable TO PUBLIC;
 -- not the token, which is the right to end the job, nor the handle
 GRANT SELECT (job_id, number, worker, lease_until, phase, step, progress, engine, started, updated, ended, outcome)
     ON kwdbml.attempt TO PUBLIC;
@@ -3136,4 +3373,4 @@ GRANT INSERT (job_id, env) ON kwdbml.job_env TO PUBLIC;
 
 GRANT DELETE ON kwdbml.job TO kwdbml_admin;
 GRANT INSERT (name, value), UPDATE (value), DELETE ON kwdbml.settings TO kwdbml_admin;
-GRANT INSERT (framework, runtime, runs_as, image), UPDATE (runs_as, image), DELETE ON kwdbml.runtime TO kwdbml_admin;
+GRANT INSERT (framework, runtime, runs_as, image, engines), UPDATE (runs_as, image, engines), DELETE ON kwdbml.runtime TO kwdbml_admin;

@@ -95,6 +95,10 @@ def worker(
     concurrency: Annotated[int | None, typer.Option(help="Jobs at once.")] = None,
     queue: Annotated[list[str] | None, typer.Option(help="Serve only this queue; may be repeated.")] = None,
     scratch: Annotated[Path | None, typer.Option(help="Where runs keep their files.")] = None,
+    python: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PATH", help="A Python in which a row of kwdbml.runtime may run; may be repeated."),
+    ] = None,
     unsafe_no_sandbox: Annotated[
         bool, typer.Option("--unsafe-no-sandbox", help="Run uploaded code without a sandbox.")
     ] = False,
@@ -113,12 +117,20 @@ def worker(
     """Run a worker for an existing server until SIGTERM, which drains it."""
     given: dict[str, Any] = {
         "dsn": dsn, "concurrency": concurrency, "queues": queue or None, "scratch": scratch,
+        "pythons": dict(_named(text) for text in python) if python else None,
         "unsafe_no_sandbox": unsafe_no_sandbox or None, "allow_superuser": allow_superuser or None,
         "install_requirements": install_requirements,
     }  # fmt: skip
     _configure_log()
     with _failing():
         asyncio.run(_work({k: v for k, v in given.items() if v is not None}))
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise typer.BadParameter(f'"{text}" is not NAME=PATH', param_hint="--python")
+    return name, path
 
 
 async def _work(given: dict[str, Any]) -> None:
@@ -144,6 +156,7 @@ async def _work(given: dict[str, Any]) -> None:
         concurrency=settings.concurrency,
         disk=int(settings.scratch_limit),
         unsafe_no_sandbox=settings.unsafe_no_sandbox,
+        pythons=settings.pythons,
     )
     one = Worker(settings, {"local": engine})
 

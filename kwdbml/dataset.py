@@ -24,7 +24,7 @@ from adbc_driver_manager import dbapi
 from adbc_driver_manager._reader import AdbcRecordBatchReader
 
 from kwdbml.errors import KwdbmlError, WrongState
-from kwdbml.queries import QUERIES
+from kwdbml.queries import QUERIES, attentive
 
 #: An Arrow batch of about this size is in memory at a time, read or written.
 BATCH_BYTES = 8 * 1024 * 1024
@@ -96,7 +96,7 @@ class Connections:
     take longer than staging a small table."""
 
     def __init__(self, dsn: str) -> None:
-        self._dsn = dsn
+        self._dsn = attentive(dsn)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kwdbml-connect")
         self._ahead: Future[Any] | None = None
 

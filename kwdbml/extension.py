@@ -30,6 +30,7 @@ PACKAGE = Path(__file__).resolve().parent
 SERVER_SIDE = (
     "__init__.py",
     "model.py",
+    "cures.py",
     "errors.py",
     "dialect.py",
     "quantity.py",

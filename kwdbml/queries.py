@@ -19,12 +19,15 @@ def _load() -> dict[str, str]:
 QUERIES = _load()
 
 
+#: A search_path without a schema that somebody can write to: a driver's own statements name no operator in full, and
+#: one that somebody made, and that fits better than PostgreSQL's, would run as the worker.
+_SAFE = "-c search_path=pg_catalog,pg_temp -c client_connection_check_interval=2s"
+
+
 def attentive(dsn: str, *, impatient: bool = False) -> str:
-    """The DSN, with a server that notices within seconds when this worker is gone: a query that waits for a lock would
-    otherwise hold its own locks for as long as it waits. ``impatient``: waits for no lock for long, since anybody may
-    lock the rows of his own jobs; not for reading a user's data, who may have good reasons to wait."""
+    """The DSN, with a safe search_path, and a server that notices within seconds when this worker is gone: a query that
+    waits for a lock would otherwise hold its own locks for as long as it waits. ``impatient``: waits for no lock for
+    long, since anybody may lock the rows of his own jobs; not for reading a user's data, who may have good reasons to
+    wait."""
     given = conninfo_to_dict(dsn).get("options") or ""
-    return make_conninfo(
-        dsn,
-        options=f"{given} -c client_connection_check_interval=2s{' -c lock_timeout=5s' if impatient else ''}".strip(),
-    )
+    return make_conninfo(dsn, options=f"{given} {_SAFE}{' -c lock_timeout=5s' if impatient else ''}".strip())

@@ -16,6 +16,9 @@ SELECT kwdbml.worker_log(%(job)s, %(token)s, %(lines)s, %(cut_from)s, %(cut_to)s
 -- name: spec
 SELECT kwdbml.worker_spec(%(job)s, %(token)s)
 
+-- name: compared
+SELECT kwdbml.worker_compared(%(job)s, %(token)s)
+
 -- name: artefacts
 SELECT kind, artefact, bytes, sha256, chunks FROM kwdbml.worker_artefacts(%(job)s, %(token)s)
 

@@ -31,6 +31,9 @@ class WorkerSettings(BaseSettings):
     )
     heartbeat: float = Field(default=5.0, gt=0, description="how often leases are renewed")
     sweep: float = Field(default=5.0, gt=0, description="how often to look for what no notification told")
+    pythons: dict[str, Path] = Field(
+        default={}, description="other Pythons than the worker's own, by the names that rows of kwdbml.runtime use"
+    )
     unsafe_no_sandbox: bool = Field(default=False, description="run uploaded code without a sandbox")
     install_requirements: bool = Field(default=True, description="install what a bundle's requirements.txt asks for")
     allow_superuser: bool = Field(default=False, description="run although the role of the DSN is a superuser")

@@ -145,6 +145,10 @@ class Store:
                 f"the job's settings cannot be read: {error}", hint="Give smaller numbers, and less nested ones."
             ) from None
 
+    async def compared(self, claim: Claim) -> dict[str, Any] | None:
+        """The version that a training with settings.promote is compared with; {} when there is none yet."""
+        return cast("dict[str, Any] | None", await self._value("compared", **claim.key))
+
     async def artefacts(self, claim: Claim) -> list[Artefact]:
         return [Artefact(**row) for row in await self._rows("artefacts", **claim.key)]
 
@@ -192,7 +196,7 @@ class Store:
     async def listening(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
         """A connection of its own that LISTENs."""
         async with await psycopg.AsyncConnection.connect(
-            self.dsn, autocommit=True, application_name="kwdbml listen"
+            attentive(self.dsn), autocommit=True, application_name="kwdbml listen"
         ) as connection:
             await connection.execute(QUERIES["listen"].encode())
             yield connection

@@ -19,8 +19,8 @@ $$;
 GRANT USAGE ON SCHEMA kwdbml TO PUBLIC;
 
 GRANT SELECT ON kwdbml.installation, kwdbml.settings, kwdbml.runtime, kwdbml.pipeline, kwdbml.pipeline_privilege,
-    kwdbml.model, kwdbml.model_version, kwdbml.model_privilege, kwdbml.job, kwdbml.job_env, kwdbml.job_log, kwdbml.jobs
-    TO PUBLIC;
+    kwdbml.model, kwdbml.model_version, kwdbml.model_privilege, kwdbml.job, kwdbml.job_env, kwdbml.job_log, kwdbml.jobs,
+    kwdbml._usable TO PUBLIC;
 -- not the token, which is the right to end the job, nor the handle
 GRANT SELECT (job_id, number, worker, lease_until, phase, step, progress, engine, started, updated, ended, outcome)
     ON kwdbml.attempt TO PUBLIC;
@@ -36,4 +36,4 @@ GRANT INSERT (job_id, env) ON kwdbml.job_env TO PUBLIC;
 
 GRANT DELETE ON kwdbml.job TO kwdbml_admin;
 GRANT INSERT (name, value), UPDATE (value), DELETE ON kwdbml.settings TO kwdbml_admin;
-GRANT INSERT (framework, runtime, runs_as, image), UPDATE (runs_as, image), DELETE ON kwdbml.runtime TO kwdbml_admin;
+GRANT INSERT (framework, runtime, runs_as, image, engines), UPDATE (runs_as, image, engines), DELETE ON kwdbml.runtime TO kwdbml_admin;

@@ -45,6 +45,7 @@ class Run:
     ttl: float | None = None  # seconds of wall clock from launch; None: no limit
     env: Mapping[str, str] = field(default_factory=dict)  # the job's own variables, for user code to see
     trusted: bool = False  # only code that ships with kwdbml runs (a built-in algorithm): may run without a sandbox
+    python: str = ""  # the local engine's name of the Python to run it in; "": the worker's own
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,15 +14,17 @@ import os
 import random
 import signal
 import socket
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kwdbml.engines import cgroups, procs, sandbox
+from kwdbml.engines import cgroups, procs, pythons, sandbox
 from kwdbml.engines.base import Handle, LogChunk, Run, RunState, RunStatus, Workspace
 from kwdbml.engines.follow import Following
 from kwdbml.engines.runs import Records, lost
-from kwdbml.engines.slots import Pool, Slot, Starter, discard, parse_command
+from kwdbml.engines.slots import Pool, Slot, Starter, discard, step_command
 from kwdbml.engines.supervisor import CANCEL
 from kwdbml.errors import EngineError
 
@@ -42,7 +44,7 @@ class LocalEngine:
 
     ``command``: the step's, for tests. ``warm``: idle warm sandboxes at most (default: one per run that could still
     start). ``disk``: bytes a run may write. ``cgroups=False`` forces the watch over resident memory. ``extra_paths``
-    are readable inside. ``host`` names this machine in handles.
+    are readable inside. ``host`` names this machine in handles. ``pythons``: others than the worker's own, by name.
     """
 
     name = "local"
@@ -61,20 +63,22 @@ class LocalEngine:
         cgroups: bool = True,
         extra_paths: Sequence[Path] = (),
         host: str | None = None,
+        pythons: Mapping[str, Path] | None = None,
     ) -> None:
+        self._pythons = pythons or {}
         self._records = Records((root or default_root()).absolute(), host or socket.gethostname())
         self._concurrency = max(1, concurrency)
         self._warm = self._concurrency if warm is None else warm
         self._cores = sorted(os.sched_getaffinity(0))
         self._memory = memory or _machine_memory() * 8 // 10 // self._concurrency
         self._disk = disk
-        self._command = parse_command(command)
+        self._command = tuple(command) if command else step_command(sys.executable)
         self._use_cgroups = cgroups
         self._extra = extra_paths
         self._unsafe = unsafe_no_sandbox
-        self._pools: dict[bool, Pool] = {}  # by: in a sandbox?
-        self._inside: dict[bool, str | None] = {}
-        self._opened: dict[str, tuple[Slot, bool]] = {}
+        self._pools: dict[str, Pool] = {}  # by Python; "" is the worker's own
+        self._inside: str | None = None
+        self._opened: dict[str, tuple[Slot, Pool]] = {}
         self._runs: dict[str, Following] = {}
         self._launching: dict[str, asyncio.Lock] = {}
         self._unfinished: set[asyncio.Future[Handle]] = set()
@@ -87,24 +91,30 @@ class LocalEngine:
         """Find the sandbox that works here and begin to warm up. Does not wait for warmth (``warmed`` does)."""
         await asyncio.to_thread(self._records.prepare)
         await asyncio.to_thread(self._records.sweep)
-        if not self._unsafe:
-            try:
-                await self._add_pool(True, await asyncio.to_thread(lambda: sandbox.detect(extra=self._extra)))
-            except EngineError as error:
-                self.sandbox_problem = error
-        if self._unsafe or self.sandbox_problem is not None:
-            await self._add_pool(False, await asyncio.to_thread(sandbox.without))
+        others = await asyncio.to_thread(pythons.look_at, self._pythons)
+        box = await asyncio.to_thread(self._sandbox)
+        self._inside = box.inside
+        await self._add_pools(box, others)
         self._refill()
 
-    async def _add_pool(self, boxed: bool, box: sandbox.Sandbox) -> None:
+    def _sandbox(self) -> sandbox.Sandbox:
+        if not self._unsafe:
+            try:
+                return sandbox.detect(extra=self._extra)
+            except EngineError as error:
+                self.sandbox_problem = error
+        return sandbox.without()
+
+    async def _add_pools(self, box: sandbox.Sandbox, others: Mapping[str, sandbox.Python]) -> None:
+        """One for the worker's own Python, kept warm, and one for each other, whose sandboxes start when asked for."""
         group = await asyncio.to_thread(cgroups.find_base) if self._use_cgroups else None
         if group is not None:
             await asyncio.to_thread(cgroups.sweep, *group)
-        starter = Starter(
-            box, self._records.workspaces, self._command, self._threads(None), self._disk, group, tick=0.1
-        )
-        self._inside[boxed] = box.inside
-        self._pools[boxed] = Pool(starter, self._wanted)
+        own = Starter(box, self._records.workspaces, self._command, self._threads(None), self._disk, group, tick=0.1)
+        self._pools[""] = Pool(own, self._wanted)
+        for name, python in others.items():
+            starter = replace(own, box=pythons.inside(box, python), command=step_command(python.executable))
+            self._pools[name] = Pool(starter, lambda: 0)
 
     async def warmed(self) -> None:
         """Wait until the warm sandboxes are ready, for benchmarks and tests."""
@@ -147,17 +157,22 @@ class LocalEngine:
         code may not run here."""
         if not self._pools:
             raise EngineError("the local engine has not been started", hint="await start() first")
-        boxed = True in self._pools
         if self.sandbox_problem is not None and not run.trusted and not self._unsafe:
             raise self.sandbox_problem
+        pool = self._pools.get(run.python)
+        if pool is None:
+            raise EngineError(
+                f'the runtime runs in Python "{run.python}", which this worker does not have',
+                hint=f"Start workers with --python {run.python}=PATH, or change the runtime's row in kwdbml.runtime.",
+            )
         try:
-            slot = await self._pools[boxed].take()
+            slot = await pool.take()
         except OSError as error:
             raise EngineError(f"no sandbox could be started: {error}", retryable=True) from error
-        self._opened[slot.name] = (slot, boxed)
+        self._opened[slot.name] = (slot, pool)
         if not slot.ready.is_set():
             self._refill()
-        return Workspace(slot.process.workspace, slot.name, sealed=self._inside[boxed] is not None)
+        return Workspace(slot.process.workspace, slot.name, sealed=self._inside is not None)
 
     async def abandon(self, workspace: Workspace) -> None:
         opened = self._opened.pop(workspace.slot, None)
@@ -183,10 +198,10 @@ class LocalEngine:
         opened = self._opened.get(workspace.slot)
         if opened is None:
             raise EngineError("this workspace was not opened by this worker, or its sandbox has ended", retryable=True)
-        slot, boxed = opened
+        slot, pool = opened
         process = slot.process
         handle = await asyncio.to_thread(self._record, run.name, slot)
-        order, cpus = self._order(run, workspace, boxed)
+        order, cpus = self._order(run, workspace)
         try:
             await slot.go(order)
         except EngineError:
@@ -196,7 +211,7 @@ class LocalEngine:
         slot.release()
         del self._opened[workspace.slot]
         self._launching.pop(run.name, None)
-        self._pools[boxed].mended()
+        pool.mended()
         self._runs[run.name] = Following(handle, process.workspace / "ctl", self._refill, slot=slot, cpus=cpus)
         return handle
 
@@ -206,11 +221,11 @@ class LocalEngine:
             path.chmod(0o444)  # the run is another user; nobody else can come so far
         return self._records.write(name, slot.name, slot.process.pid, slot.process.start)
 
-    def _order(self, run: Run, workspace: Workspace, boxed: bool) -> tuple[dict[str, Any], list[int] | None]:
+    def _order(self, run: Run, workspace: Workspace) -> tuple[dict[str, Any], list[int] | None]:
         """The go-line for the supervisor, and the cores the run is given."""
         threads = self._threads(run.resources.cpu)
         cpus = self._choose_cpus(threads)
-        inside = self._inside[boxed] or str(workspace.path)
+        inside = self._inside or str(workspace.path)
         step = {"workspace": inside, "threads": threads, "env": dict(run.env)}
         memory = min(run.resources.memory or self._memory, _machine_memory() * 8 // 10)
         limits = {"memory": memory, "ttl": run.ttl, "cpus": cpus, "disk": self._disk}

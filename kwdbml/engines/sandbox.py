@@ -52,14 +52,24 @@ _CURE_NAMESPACES = (
 
 
 @dataclass(frozen=True, slots=True)
+class Python:
+    """Another interpreter than the worker's own, and what of the machine it needs; it finds kwdbml by itself."""
+
+    executable: str
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Sandbox:
-    """One way to run steps here. ``kind``: root, user or plain. ``uids``: first and number of users to run as."""
+    """One way to run steps here. ``kind``: root, user or plain. ``uids``: first and number of users to run as.
+    ``python``: None is the worker's own."""
 
     kind: str
     bwrap: str = ""
     uids: tuple[int, int] | None = None
     no_further_namespaces: bool = False
     runtime: tuple[str, ...] = ()
+    python: Python | None = None
 
     @property
     def inside(self) -> str | None:
@@ -92,7 +102,7 @@ class Sandbox:
         return {
             "workspace": str(workspace),
             "command": wrapped,
-            "env": environment(inside, threads),
+            "env": environment(inside, threads, self.python),
             "bwrap": None if self.kind == "plain" else [self.bwrap, *self._arguments(workspace, uid)],
             "seccomp": None if program is None else program.hex(),
             "uid": uid,
@@ -153,10 +163,11 @@ class Sandbox:
         return mounts if hides else [*mounts, ("--bind", str(out / "tmp"), "/tmp")]
 
 
-def environment(inside: str, threads: int) -> dict[str, str]:
+def environment(inside: str, threads: int, python: Python | None = None) -> dict[str, str]:
     """All the variables that a step starts with. ``threads``: what its libraries take when nobody says otherwise."""
+    programs = os.path.dirname(python.executable if python else sys.executable)
     env = {
-        "PATH": os.pathsep.join(dict.fromkeys((os.path.dirname(sys.executable), "/usr/local/bin", "/usr/bin", "/bin"))),
+        "PATH": os.pathsep.join(dict.fromkeys((programs, "/usr/local/bin", "/usr/bin", "/bin"))),
         "HOME": f"{inside}/out/tmp",
         "TMPDIR": f"{inside}/out/tmp",
         "LANG": "C.UTF-8",
@@ -164,7 +175,7 @@ def environment(inside: str, threads: int) -> dict[str, str]:
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONSAFEPATH": "1",
         "PYTHONFAULTHANDLER": "1",
-        "PYTHONPATH": os.path.dirname(_package()),
+        "PYTHONPATH": "" if python else os.path.dirname(_package()),
         # OpenMP's threads spin while they wait: two trainings on two cores would take ten times as long (measured).
         "OMP_WAIT_POLICY": "PASSIVE",
     }
@@ -232,7 +243,11 @@ def _parents(paths: Iterable[str]) -> list[str]:
 
 def runtime_paths(extra: Sequence[Path] = ()) -> tuple[str, ...]:
     """What Python needs beyond /usr: the virtual environment, the interpreter it was made from, our package."""
-    prefixes = [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, _package(), *map(str, extra)]
+    return readable([sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, _package(), *map(str, extra)])
+
+
+def readable(prefixes: Iterable[str]) -> tuple[str, ...]:
+    """The directories beyond /usr that lead to all of these, none below another."""
     # uv and pyenv put a link between a short name and the real directory: both names are in use.
     wanted = sorted({path for prefix in prefixes for path in (os.path.abspath(prefix), os.path.realpath(prefix))})
     kept: list[str] = []
@@ -257,7 +272,8 @@ def _uid_range() -> tuple[int, int] | None:
     return None
 
 
-def _tool_env() -> Mapping[str, str]:
+def tool_env() -> Mapping[str, str]:
+    """The environment of programs that we ask something."""
     return {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LANG": "C.UTF-8"}
 
 
@@ -270,7 +286,7 @@ def detect(*, extra: Sequence[Path] = ()) -> Sandbox:
             hint="install it (apt install bubblewrap), or start the worker with --unsafe-no-sandbox",
         )
     uids = _uid_range() if os.geteuid() == 0 else None
-    options = subprocess.run([bwrap, "--help"], capture_output=True, text=True, check=False, env=_tool_env()).stdout
+    options = subprocess.run([bwrap, "--help"], capture_output=True, text=True, check=False, env=tool_env()).stdout
     sandbox = Sandbox(
         "user" if uids is None else "root", bwrap, uids, "--disable-userns" in options, runtime_paths(extra)
     )

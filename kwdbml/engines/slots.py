@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -284,6 +284,6 @@ async def discard(slot: Slot) -> None:
     slot.forget()
 
 
-def parse_command(command: Sequence[str] | None) -> tuple[str, ...]:
-    """The step's command; None: the one that ships with kwdbml."""
-    return tuple(command) if command else (sys.executable, "-m", "kwdbml.steps", "--warm")
+def step_command(python: str) -> tuple[str, ...]:
+    """The step that ships with kwdbml, in this Python."""
+    return python, "-m", "kwdbml.steps", "--warm"

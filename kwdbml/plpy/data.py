@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from kwdbml.cures import cure_of
 from kwdbml.errors import InsufficientPrivilege, InvalidParameter, KwdbmlError, NullNotAllowed, UndefinedTable
 from kwdbml.plpy import as_shown, query
 
@@ -24,22 +25,6 @@ _TOKEN = re.compile(
     |(?<![\w$])\$(?P<tag>(?:[^\W\d]\w*)?)\$.*?\$(?P=tag)\$|(?P<semicolon>;)|[^\s]|\s+""",
     re.VERBOSE | re.DOTALL,
 )
-#: what helps against an error of PostgreSQL's in a query, where it does not say so itself
-_CURES = {
-    "22P02": "A literal in the query does not read as its type: write it otherwise, or cast to another type.",
-    "25006": "The query calls a function that writes; data is read in a transaction that may not.",
-    "3F000": "Name a schema that exists.",
-    "42501": "You need the right yourself: SELECT on each relation, EXECUTE on each function.",
-    "42702": "Put the relation's name or alias before the column.",
-    "42703": "Name a column that is there; PostgreSQL folds names to lower case unless they are in double quotes.",
-    "42704": "Name a type or object that exists, with its schema where search_path does not lead to it.",
-    "42725": "Cast the arguments, so that one function fits best.",
-    "42803": "Put the column into GROUP BY or into an aggregate.",
-    "42883": "Cast the arguments to the types of a function that is there, or name its schema.",
-    "42P01": "Name a relation that exists, with its schema where search_path does not lead to it.",
-    "42P02": "A query has no parameters here: write the value into it, for example with format('… %L …', value).",
-}
-_ANY_CURE = "Run the query by itself until it gives rows."
 #: classes of errors that speak of a query, and not of the server, the session or a cancelation
 _ABOUT_QUERIES = {"0A", "21", "22", "23", "25", "3F", "38", "39", "42", "P0"}
 _QUERY_HINT = "Give a relation, or one SELECT, WITH, TABLE or VALUES that changes and locks nothing."
@@ -65,7 +50,7 @@ class QueryError(KwdbmlError):
     def __init__(self, error: Any, argument: str) -> None:
         _, detail, hint = (tuple(getattr(error, "spidata", None) or ()) + (None,) * 3)[:3]
         self.sqlstate = str(error.sqlstate)
-        super().__init__(f"{argument}: {error}", hint=hint or _CURES.get(self.sqlstate, _ANY_CURE), detail=detail or "")
+        super().__init__(f"{argument}: {error}", hint=hint or cure_of(self.sqlstate), detail=detail or "")
 
 
 def unquote(part: str) -> str:
@@ -95,7 +80,10 @@ def describe(plpy: Any, text: str | None, argument: str) -> DataSet:
 def _relation(plpy: Any, parts: list[str], argument: str) -> DataSet:
     shown = as_shown(".".join(parts))
     name = _qualify(plpy, parts, shown)
-    rows = query(plpy, "relation", name)
+    try:
+        rows = query(plpy, "relation", name)
+    except plpy.SPIError as error:  # no USAGE on its schema
+        raise explained(error, argument) from None
     if not rows:
         raise UndefinedTable(
             f'{argument}: relation "{shown}" does not exist',

@@ -137,6 +137,10 @@ def _planned(plpy: Any, found: data.DataSet, used: list[str]) -> Plan:
     root = json.loads(answer[0]["QUERY PLAN"])[0]["Plan"]
     scans = [node for node in _nodes(root) if "Relation Name" in node]
     known = query(plpy, "sizes", [n.get("Schema", "") for n in scans], [n["Relation Name"] for n in scans])
+    if hollow := [k["name"] for k in known if k["hollow"]]:
+        return Plan(
+            problem=f'materialized view "{hollow[0]}" has not been populated (REFRESH MATERIALIZED VIEW does that)'
+        )
     nothing = len(scans) == 1 and scans[0] is root and bool(known) and known[0]["empty"]
     return Plan(
         rows=0 if nothing else int(root["Plan Rows"]),
@@ -173,10 +177,10 @@ def _estimates(plpy: Any, pipeline: dict[str, Any], plan: Plan) -> Iterator[Row]
         why = "no finished training of this pipeline among your jobs" if not past["jobs"] else "no rows to scale by"
         yield _row("estimate", "seconds", None, None, "unknown", why)
         return
-    jobs = f"{past['jobs']} trainings" if past["jobs"] > 1 else "1 training"
+    jobs = f"your last {past['jobs']} trainings" if past["jobs"] > 1 else "your 1 training"
     yield _row(
         "estimate", "seconds", round(past["seconds_per_row"] * plan.rows, 1), None, "estimated",
-        f"median of {jobs} of this pipeline, of {past['rows']} rows, scaled by rows",
+        f"median of {jobs} with this pipeline, of {past['rows']} rows, scaled by rows",
     )  # fmt: skip
 
 

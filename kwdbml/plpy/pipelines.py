@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from kwdbml.errors import DuplicateObject, InvalidParameter, NullNotAllowed
+from kwdbml.model import MOST_NAME
 from kwdbml.plpy import as_shown, bundles, data, names, parse_json, query
 from kwdbml.plpy.settings import check_positive_label
 
@@ -170,6 +171,11 @@ def _columns(value: str | None, argument: str) -> list[dict[str, str]]:
         name, kind = fields.get("name"), str(fields.get("type")).strip().upper()
         if not isinstance(name, str) or not name.strip() or kind not in _COLUMN_TYPES:
             raise InvalidParameter(f"{argument} has an invalid column: {as_shown(item)}", hint=hint)
+        if len(name.strip().encode()) > MOST_NAME:
+            raise InvalidParameter(
+                f"{argument} has a column whose name has more than {MOST_NAME} bytes: {as_shown(name)}",
+                hint="PostgreSQL's names have 63 bytes at most: no table or query has such a column.",
+            )
         answer.append({"name": name.strip(), "type": kind})
     return answer
 

@@ -1,6 +1,8 @@
 -- Named statements of the server-side Python, with the types of their parameters. Run as the caller, under the caller's
--- search_path: everything is qualified. A parameter inside a function is a sub-select of its own where it is looked up
--- by: else every call is planned anew, in the hope that the value tells the planner something.
+-- search_path: everything is qualified, and where PostgreSQL has no operator of exactly these types (oid = regclass, of
+-- our own enums any) the types are made its own, or the operator is named in full: somebody else's could fit better and
+-- run as the caller (tests/sql/test_search_path.py). A parameter inside a function is a sub-select of its own where it is
+-- looked up by: else every call is planned anew, in the hope that the value tells the planner something.
 
 -- name: resolve_schema(text)
 SELECT n.nspname::text AS name, pg_catalog.has_schema_privilege(n.oid, 'USAGE') AS usage,
@@ -18,7 +20,7 @@ SELECT c.relkind::text AS kind, c.relpersistence::text AS persistence, c.reltupl
         FROM pg_catalog.pg_attribute a
         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)::text AS columns
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE c.oid = (SELECT pg_catalog.to_regclass($1))
+WHERE c.oid = (SELECT pg_catalog.to_regclass($1)::pg_catalog.oid)
 
 -- name: place(text)
 SELECT pg_catalog.current_database()::text AS db, pg_catalog.current_schema()::text AS current,
@@ -29,7 +31,7 @@ SELECT pg_catalog.format_type(t.oid, t.typmod) AS type
 FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) WITH ORDINALITY AS t(oid, typmod, n) ORDER BY t.n
 
 -- name: feature_types(oid[])
-SELECT kwdbml._feature_type(t.oid) AS kind, kwdbml._base_type(t.oid) = 'pg_catalog.bool'::pg_catalog.regtype AS bool
+SELECT kwdbml._feature_type(t.oid) AS kind, kwdbml._base_type(t.oid) = 'pg_catalog.bool'::pg_catalog.regtype::pg_catalog.oid AS bool
 FROM pg_catalog.unnest($1) WITH ORDINALITY AS t(oid, n) ORDER BY t.n
 
 -- name: feature_casts(oid[], text[])
@@ -42,8 +44,8 @@ FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) WITH ORDINALITY AS
 LEFT JOIN pg_catalog.pg_type b ON b.oid = kwdbml._base_type(t.oid) ORDER BY t.n
 
 -- name: sizes(text[], text[])
-SELECT DISTINCT c.relname::text AS name, c.reltuples < 0 AS unknown,
-       c.relkind IN ('r', 'm') AND pg_catalog.pg_relation_size(c.oid) = 0 AS empty
+SELECT DISTINCT c.relname::text AS name, c.reltuples < 0::pg_catalog.float4 AS unknown,
+       c.relkind IN ('r', 'm') AND pg_catalog.pg_relation_size(c.oid) = 0 AS empty, NOT c.relispopulated AS hollow
 FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS t(schema, name)
 JOIN pg_catalog.pg_namespace n ON n.nspname::text = t.schema
 JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname::text = t.name ORDER BY 1
@@ -51,10 +53,13 @@ JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname::text = t.nam
 -- name: past_trainings(text)
 SELECT pg_catalog.count(*) AS jobs,
        pg_catalog.percentile_disc(0.5) WITHIN GROUP (ORDER BY j.rows_read) AS rows,
-       pg_catalog.percentile_cont(0.5) WITHIN GROUP (ORDER BY pg_catalog.date_part('epoch', j.duration) / j.rows_read) AS seconds_per_row
-FROM kwdbml.jobs j
-WHERE j.type = 'TRAIN' AND j.status = 'SUCCEEDED' AND j.rows_read > 0 AND j.duration IS NOT NULL
-  AND j.pipeline_hash = (SELECT p.content_hash FROM kwdbml.pipeline p WHERE p.id = $1::uuid)
+       pg_catalog.percentile_cont(0.5) WITHIN GROUP (ORDER BY pg_catalog.date_part('epoch', j.finished - a.started) / j.rows_read::pg_catalog.float8)
+           AS seconds_per_row
+FROM (SELECT b.id, b.rows_read, b.finished FROM kwdbml.job b
+      WHERE b.type OPERATOR(pg_catalog.=) 'TRAIN' AND b.status OPERATOR(pg_catalog.=) 'SUCCEEDED' AND b.rows_read > 0 AND b.creator = current_user
+        AND b.pipeline_hash = (SELECT p.content_hash FROM kwdbml.pipeline p WHERE p.id = $1::uuid)
+      ORDER BY b.finished DESC LIMIT 100) j
+JOIN LATERAL (SELECT t.started FROM kwdbml.attempt t WHERE t.job_id = j.id ORDER BY t.number DESC LIMIT 1) a ON true
 
 -- name: carried(oid[])
 SELECT (kwdbml._carried(t.oid)).staged AS staged
@@ -96,8 +101,8 @@ SELECT kwdbml._ask('import_model', $1::jsonb, $2)::text AS answer
 -- name: model_to_extend(text, text)
 SELECT m.id IS NOT NULL AS visible, m.problem_type, m.features, m.target,
        CASE WHEN m.id IS NULL THEN kwdbml._model_taken($1, $2) END AS taken,
-       CASE WHEN m.id IS NOT NULL THEN kwdbml._model_right(m.id, 'CREATE', current_user) END AS may_create,
-       CASE WHEN m.id IS NOT NULL THEN kwdbml._model_right(m.id, 'UPDATE', current_user) END AS may_update
+       (SELECT pg_catalog.array_agg(w.privilege) FROM (VALUES ('CREATE'), ('UPDATE'), ('EVALUATE')) AS w(privilege)
+        WHERE kwdbml._model_right(m.id, w.privilege, current_user)) AS rights
 FROM (VALUES (1)) AS always LEFT JOIN kwdbml.model m ON m.schema = $1 AND m.name = $2
 
 -- name: check_result_table(text, text, text, text, text)

@@ -9,6 +9,7 @@ from typing import Any
 
 from kwdbml import quantity
 from kwdbml.errors import InvalidParameter
+from kwdbml.model import JobType, ProblemType, reported_objectives
 from kwdbml.plpy import as_shown, parse_json
 
 PRIORITIES = {"HIGH": 1, "NORMAL": 0, "LOW": -1}
@@ -28,6 +29,8 @@ class Settings:
     retries: int = 0
     env: dict[str, str] = field(default_factory=dict)
     hyperparameters: dict[str, Any] = field(default_factory=dict)
+    promote: str | None = None
+    objective: str | None = None
 
 
 def _json(value: Any) -> str:
@@ -114,14 +117,24 @@ def _retries(_key: str, value: Any) -> int:
     return value
 
 
+def _promote(_key: str, value: Any) -> str:
+    if value != "if_better":
+        raise InvalidParameter(
+            f"unknown settings.promote {_json(value)}",
+            hint='It is "if_better"; leave it out to decide by immediately_deploy alone.',
+        )
+    return str(value)
+
+
 _KEYS: dict[str, Callable[[str, Any], Any]] = {
     "engine": _engine, "queue": _text, "priority": _priority, "labels": _texts, "annotations": _texts,
     "flavour": _flavour, "env": _env, "image": _text, "ttl": _ttl, "retries": _retries, "hyperparameters": _object,
+    "promote": _promote, "objective": _text,
 }  # fmt: skip
 
 
-def parse(value: Any) -> Settings:
-    """Checked settings of a call. 22023 names the key and the cure."""
+def parse(value: Any, kind: str) -> Settings:
+    """Checked settings of a call that makes this kind of job. 22023 names the key and the cure."""
     given = parse_json("{}" if value is None else value, "settings", _HINT)
     if not isinstance(given, dict):
         raise InvalidParameter("settings is not an object", hint=_HINT)
@@ -133,7 +146,37 @@ def parse(value: Any) -> Settings:
         if hasattr(answer, key):
             setattr(answer, key, checked)
         answer.shown[key] = sorted(checked) if key == "env" else setting
+    _check_complete(answer, kind)
     return answer
+
+
+def _check_complete(settings: Settings, kind: str) -> None:
+    """``promote`` and ``objective`` belong together, and to trainings."""
+    for key in ("promote", "objective"):
+        if getattr(settings, key) is not None and kind != JobType.TRAIN:
+            raise InvalidParameter(f"settings.{key} is for train_model", hint="Leave it out.")
+    if settings.promote and not settings.objective:
+        raise InvalidParameter(
+            "settings.promote needs an objective",
+            hint='Name the metric that decides, for example {"promote": "if_better", "objective": "f1"}.',
+        )
+    if settings.objective and not settings.promote:
+        raise InvalidParameter(
+            "settings.objective does nothing without promote",
+            hint='Add "promote": "if_better", or leave it out: a training reports its metrics anyway.',
+        )
+
+
+def check_promotion(settings: Settings, problem_type: str, targets: list[str]) -> None:
+    """22023 for an objective that the built-in evaluator, which measures both versions, does not report."""
+    if settings.objective is None:
+        return
+    known = reported_objectives(ProblemType(problem_type), targets)
+    if settings.objective not in known:
+        raise InvalidParameter(
+            f'unknown objective "{as_shown(settings.objective)}" for problem type {problem_type}',
+            hint=as_shown(f"Objectives: {', '.join(known)}") + ".",
+        )
 
 
 def check_positive_label(problem_type: str, hyperparameters: dict[str, Any]) -> None:

@@ -31,6 +31,12 @@ BUNDLES = {
 }
 
 
+#: Of the version that a training is compared with: its bundles, as in/NAME.zip.
+ACTIVE = {"model": "active-model", "transformer": "active-transformer"}
+#: What they ask for is in/active-packages/: they run in a process of their own.
+ACTIVE_PACKAGES = "active-packages"
+
+
 class Bundle:
     """``root`` is where the ZIP lies unpacked; modules.zip is unpacked beside it, so ``root`` packs as it came."""
 

@@ -29,7 +29,7 @@ class Control:
         self._send({"event": "ready"})
 
     def enter(self, step: str) -> None:
-        """A new step begins: prepare, train, evaluate, predict or save."""
+        """A new step begins: prepare, train, evaluate, predict, save or compare."""
         self.step = step
         self._last = 0.0
         self._send({"event": "progress", "step": step, "fraction": None})

@@ -49,6 +49,11 @@ def last_fifth(frame: pd.DataFrame) -> Split:
     return Split(frame.iloc[:cut].reset_index(drop=True), frame.iloc[cut:].reset_index(drop=True), "last")
 
 
+def content_hash(frame: pd.DataFrame) -> str:
+    """SHA-256 over the hashes of the rows, sorted: the same rows have the same, in whatever order they came."""
+    return hashlib.sha256(np.sort(row_hashes(frame, 0)).tobytes()).hexdigest()
+
+
 def row_hashes(frame: pd.DataFrame, seed: int) -> Hashes:
     """One hash per row, the same whatever the order of rows and columns."""
     total = np.full(len(frame), _salt(f"seed {seed}"), dtype=np.uint64)

@@ -11,7 +11,7 @@ from typing import Any
 
 from kwdbml.frameworks import framework
 from kwdbml.model import JobType
-from kwdbml.steps import evaluate, predict, train
+from kwdbml.steps import compare, evaluate, predict, train
 from kwdbml.steps.bundle import BUNDLES, Bundle
 from kwdbml.steps.control import Control
 from kwdbml.steps.data import DataSet
@@ -84,6 +84,7 @@ def _train(job: Job, control: Control, outcome: Outcome) -> None:
         train.built_in(job, control, outcome)
     else:
         train.uploaded(job, pipeline, _bundle(job, "transformer"), control, outcome)
+    compare.versions(job, control, outcome)
 
 
 def _model_bundle(job: Job) -> Bundle:

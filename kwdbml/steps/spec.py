@@ -38,6 +38,7 @@ class Job:
     features: list[Column]
     targets: list[Column]
     files: Mapping[str, bool]
+    compare: Mapping[str, Any] | None = None  # with what settings.promote compares the new version; empty: with nothing
 
     @property
     def inputs(self) -> Path:
@@ -96,6 +97,7 @@ def _job(workspace: Path, spec: dict[str, Any]) -> Job:
         features=[_column(item, {*FeatureType}) for item in spec["features"]],
         targets=[_column(item, {*FeatureType, "BOOL"}) for item in spec["target"]],
         files=spec.get("files") or {},
+        compare=spec.get("compare"),
     )
 
 

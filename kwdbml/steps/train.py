@@ -12,7 +12,7 @@ from kwdbml.frameworks import framework
 from kwdbml.frameworks.algorithms import POSITIVE_LABEL, validate_hyperparameters
 from kwdbml.frameworks.base import Framework
 from kwdbml.model import ProblemType
-from kwdbml.steps import evaluate, holdout, returned, save
+from kwdbml.steps import compare, evaluate, holdout, returned, save
 from kwdbml.steps.bundle import Bundle, takes
 from kwdbml.steps.control import Control
 from kwdbml.steps.data import DataSet
@@ -40,7 +40,7 @@ def built_in(job: Job, control: Control, outcome: Outcome) -> None:
         _check_constant(frame[target])
     stratify = frame[target].to_numpy() if job.classifies else None
     split = holdout.by_hash(frame, stratify, job.seed)
-    outcome.hold_out = split.as_json()
+    outcome.hold_out = split.as_json() | compare.hold(job, split.test)
     features, labels = split.train[job.feature_names], split.train[target].to_numpy()
     del frame
 
@@ -55,6 +55,7 @@ def built_in(job: Job, control: Control, outcome: Outcome) -> None:
     tool = framework(job.framework)
     held_out = split.test[job.feature_names], split.test[[target]]
     evaluate.built_in(job, Predictor(tool, model), *held_out, outcome)
+    outcome.hold_out |= {"metrics": outcome.metrics, "positive_label": outcome.positive_label}
     control.enter("save")
     save.built_in(job, tool, model)
 
@@ -143,7 +144,7 @@ def _prepare(job: Job, transformer: Bundle | None, outcome: Outcome) -> Prepared
             f"no split() in the data preparation: the last {len(split.test)} of {len(frame)} rows, "
             "in the query's order, are held out"
         )
-    outcome.hold_out = split.as_json()
+    outcome.hold_out = split.as_json() | compare.hold(job, split.test)
     # User code may change its frame in place; the raw test rows are still needed.
     raw = split.test.copy() if own else split.test
     train = own.training(split.train) if own else split.train

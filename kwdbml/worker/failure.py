@@ -7,46 +7,11 @@ from typing import Any
 
 import psycopg
 
+from kwdbml.cures import cure_of
 from kwdbml.dataset import DatabaseError, QueryError
 from kwdbml.errors import KwdbmlError
 from kwdbml.model import DATA_ARGUMENTS, JobType
 from kwdbml.worker import landing
-
-_READ_ONLY = "The data are read in a transaction that is read only: what must be written, write before the call."
-_BROKEN = "The connection broke each time that the data were read: the server's log says why."
-_RIGHTS = "GRANT it to the role that submits the job, or let it submit a query that does without."
-_NAMES = "It was there at the call, or is only in your session: make it anew, and use nothing temporary."
-#: What cures an error of the data query, by the beginning of its SQLSTATE; the longest that fits. PostgreSQL's own
-#: hint, or that of a user's function, goes before these.
-CURES = {
-    "": "Run the query yourself, as the role that submitted the job, to see more.",
-    "08": _BROKEN,
-    "0A": "Leave out of the query what PostgreSQL does not support there.",
-    "21": "Let the subquery give one row: with LIMIT 1, or an aggregate.",
-    "22": "Correct the values, or leave them out in the query, with WHERE, CASE or NULLIF.",
-    "22004": "Replace NULL in the query, with coalesce.",
-    "22012": "Divide by nullif(…, 0) in the query.",
-    "23": "Correct the values, or cast them in the query to a type without that constraint.",
-    "25": _READ_ONLY,
-    "2F": _READ_ONLY,
-    "38": "Call the function yourself to see more.",
-    "39": "Call the function yourself to see more.",
-    "3F": _NAMES,
-    "40": "Another transaction was in the way: submit the job again.",
-    "42501": _RIGHTS,
-    "42703": "Name the columns in the query as they were named at the call (q is the query), or submit the job again.",
-    "42704": "What SET has set is only in your session: use current_setting(name, true), or write the value itself.",
-    "42883": _NAMES,
-    "42P01": _NAMES,
-    "53": "The server is short of something: read less at a time, or ask who runs it.",
-    "54": "Make the query smaller: fewer columns, and less of it in one expression.",
-    "55P03": "Another transaction holds a lock: submit the job when it has ended.",
-    "57014": "Make the query faster, or have it as a table; an admin may raise statement_timeout of the worker's role.",
-    "57P": _BROKEN,
-    "58": "The server could not reach a file or a system: ask who runs it.",
-    "P0": "A function in the query raised this: call it yourself to see more.",
-    "XX": "This is an error inside the server, maybe of damaged data: its log says more.",
-}
 
 
 def described(error: Exception, job_type: str | None) -> dict[str, Any]:
@@ -80,4 +45,4 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _cure(error: DatabaseError) -> str:
-    return error.hint or CURES[max((key for key in CURES if error.sqlstate.startswith(key)), key=len)]
+    return error.hint or cure_of(error.sqlstate)

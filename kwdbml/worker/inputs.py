@@ -26,7 +26,10 @@ def run_of(claim: Claim, spec: dict[str, Any]) -> Run:
         scalar=flavour.get("scalarResources", {}),
     )
     ttl = float(spec["ttl"])
-    return Run(claim.run_name, resources, ttl if ttl > 0 else None, settings.env, trusted=not spec["user_code"])
+    return Run(
+        claim.run_name, resources, ttl if ttl > 0 else None, settings.env,
+        trusted=not spec["user_code"], python=spec["runtime"].get("python", ""),
+    )  # fmt: skip
 
 
 async def fetch_bundles(store: Store, claim: Claim, inputs: Path) -> dict[str, bool]:
@@ -47,7 +50,14 @@ async def fetch_bundles(store: Store, claim: Claim, inputs: Path) -> dict[str, b
     return files
 
 
-def write_spec(inputs: Path, claim: Claim, spec: dict[str, Any], staged: Staged, files: dict[str, bool]) -> None:
+def write_spec(
+    inputs: Path,
+    claim: Claim,
+    spec: dict[str, Any],
+    staged: Staged,
+    files: dict[str, bool],
+    compared: dict[str, Any] | None = None,
+) -> None:
     """``job.json``, written last: with it the workspace is complete (``kwdbml.steps`` reads it)."""
     by_role: dict[str, dict[str, dict[str, str]]] = {"feature": {}, "target": {}, "carried": {}}
     for column in staged.columns:
@@ -66,6 +76,7 @@ def write_spec(inputs: Path, claim: Claim, spec: dict[str, Any], staged: Staged,
         "problem_type": spec["problem_type"], "framework": spec["framework"], "seed": 0, "algorithm": spec["algorithm"],
         "hyperparameters": hyperparameters, "positive_label": hyperparameters.get("positive_label"),
         "objectives": objectives(spec), "features": features, "target": target, "files": files,
+        "compare": compared,
     }  # fmt: skip
     (inputs / "carried.json").write_text(
         json.dumps([c["column"] for c in staged.columns if c["role"] == "carried"]), encoding="utf-8"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -18,6 +19,7 @@ import structlog
 from kwdbml.dataset import Connections
 from kwdbml.engines.base import Engine, Handle, RunState, RunStatus, Workspace
 from kwdbml.errors import EngineError, KwdbmlError
+from kwdbml.model import lower_is_better
 from kwdbml.store import FENCED, RETRYABLE, Claim, Store, away
 from kwdbml.worker import inputs, landing
 from kwdbml.worker.failure import described
@@ -97,18 +99,26 @@ class Attempt:
     async def _start(self) -> Handle:
         """Stage the data, fill the workspace, launch; the handle, written down."""
         run = inputs.run_of(self.claim, self._spec)
+        compared = await self._store.compared(self.claim) if self._promotes else None
+        if compared and compared["user_code"] and not compared["problem"]:
+            run = replace(run, trusted=False)
         workspace = await self._engine.open(run)
         try:
             staged = await stage(self._store, self.claim, self._connections, workspace.inputs, self._interrupt)
             files = await inputs.fetch_bundles(self._store, self.claim, workspace.inputs)
-            await self._install(workspace)
-            inputs.write_spec(workspace.inputs, self.claim, self._spec, staged, files)
+            if not run.python:  # another has its own libraries, and the step says what they lack
+                await self._install(workspace)
+            inputs.write_spec(workspace.inputs, self.claim, self._spec, staged, files, compared)
             self._interrupt.check()
             await self._store.update(self.claim, phase="launching")
             return await self._engine.launch(run, workspace)
         except Exception:
             await self._engine.abandon(workspace)
             raise
+
+    @property
+    def _promotes(self) -> bool:
+        return "promote" in self._spec["settings"]
 
     async def _install(self, workspace: Workspace) -> None:
         """What the bundles' requirements.txt ask for, into the workspace; told before the run's own lines."""
@@ -117,6 +127,8 @@ class Attempt:
         said: list[str] = []
         try:
             await self._interrupt.during(self._packages.place(workspace, said.append))
+            if self._promotes:
+                await self._interrupt.during(self._packages.place_active(workspace, said.append))
         finally:
             if said and not self._interrupt.told:
                 await self._store.log(self.claim, remarks(said), None)
@@ -155,6 +167,8 @@ class Attempt:
             await self._store.update(self.claim, phase="collecting")
             outcome = await asyncio.to_thread(landing.outcome_of, workspace, self._spec["problem_type"])
             outcome["data_hash"] = hash_of(workspace.inputs)
+            if self._promotes:
+                outcome["better"] = "lower" if lower_is_better(self._spec["settings"]["objective"]) else "higher"
             await self._store.update(self.claim, phase="finalizing")
             await self._retried(lambda: self._land_once(workspace, outcome))
             self._log.info("job.succeeded")

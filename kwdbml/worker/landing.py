@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,6 +32,7 @@ _MAX_METRICS = 1000
 #: What JSON of any shape, depth and size of numbers may raise.
 _ODD_JSON = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 _TEXT_LIMIT = 10_000
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def clean(value: Any) -> Any:
@@ -70,13 +72,11 @@ def outcome_of(workspace: Workspace, problem_type: str) -> dict[str, Any]:
     """What ``worker_land`` takes, from the step's result.json. InvalidParameter when a step wrote something else."""
     try:
         found = json.loads(read_output(workspace.outputs, "result.json", limit=_JSON_LIMIT))
-        metrics = [
-            {"objective": clean(str(m["objective"])), "score": _score(m["score"])}
-            for m in (found.get("metrics") or [])[:_MAX_METRICS]
-        ]
+        metrics = _metrics(found.get("metrics")) or []
         counts = {k: _count(found.get(k) or 0) for k in ("rows_read", "rows_dropped")}
         libraries = clean({str(k): str(v) for k, v in (found.get("libraries") or {}).items()})
         result = _labelled(metrics, found.get("positive_label"))
+        held_out = _held_out(found.get("hold_out"))
     except FileNotFoundError:
         raise InvalidParameter(
             "the step ended without a result", hint="Do not end the process from the script (os._exit)."
@@ -91,7 +91,36 @@ def outcome_of(workspace: Workspace, problem_type: str) -> dict[str, Any]:
         "result": result,
         "main_score": main if main is not None or not metrics else metrics[0]["score"],
         "libraries": libraries,
+        **({"held_out": held_out} if held_out else {}),
         **counts,
+    }
+
+
+def _metrics(found: Any) -> list[dict[str, Any]] | None:
+    """What a step measured; None when it says nothing about it."""
+    if found is None:
+        return None
+    return [{"objective": clean(str(m["objective"])), "score": _score(m["score"])} for m in found[:_MAX_METRICS]]
+
+
+def _held_out(found: Any) -> dict[str, Any] | None:
+    """What a training tells of its held-out rows: which they were, and how the versions did on them."""
+    if found is None:
+        return None
+    digest = str(found.get("hash") or "")
+    return {
+        "hash": digest if _DIGEST.fullmatch(digest) else None,
+        "rows": _count(found.get("rows_test") or 0),
+        **_measured(found),
+        "active": _measured(found.get("active") or {}),
+    }
+
+
+def _measured(found: dict[str, Any]) -> dict[str, Any]:
+    metrics, problem = _metrics(found.get("metrics")), found.get("problem")
+    return {
+        "metrics": metrics and _labelled(metrics, found.get("positive_label")),
+        "problem": None if problem is None else clean(str(problem)),
     }
 
 

@@ -14,16 +14,17 @@ import signal
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID
 
 import psycopg
 import structlog
 
+from kwdbml import __version__
 from kwdbml.dataset import Connections
 from kwdbml.engines.base import Engine
 from kwdbml.engines.local import default_root
 from kwdbml.errors import InsufficientPrivilege, WrongState
-from kwdbml.queries import attentive
 from kwdbml.settings import WorkerSettings
 from kwdbml.store import Claim, Store
 from kwdbml.worker.job import Attempt
@@ -43,12 +44,13 @@ class Worker:
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _letting_go: bool = False
     _attempts: dict[UUID, Attempt] = field(default_factory=dict)
+    _problem: WrongState | None = None  # why no job is taken any more
     _let_go: list[Claim] = field(default_factory=list)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         dsn = self.settings.dsn.get_secret_value()
-        self._connections = Connections(attentive(dsn))
+        self._connections = Connections(dsn)
         self._store = Store(dsn, max_size=max(4, 2 * self.settings.concurrency))
         self._packages: Packages | None = None
         if self.settings.install_requirements:
@@ -61,7 +63,7 @@ class Worker:
         """Until drained. Raises when the database is not one this worker may or can serve."""
         await self._store.open()
         try:
-            await self._check_role()
+            self._check_role(await self._store.whoami())
             for engine in self.engines.values():
                 await engine.start()
                 if (problem := getattr(engine, "sandbox_problem", None)) is not None:
@@ -70,6 +72,8 @@ class Worker:
             self._connections.prepare()
             self._on_signals()
             await self._serve()
+            if self._problem is not None:
+                raise self._problem
         finally:
             for engine in self.engines.values():
                 await engine.close()
@@ -184,10 +188,21 @@ class Worker:
         while True:
             await asyncio.sleep(self.settings.sweep)
             try:
+                if await self._outdated():
+                    return
                 await self._store.sweep()
                 await self._clean_up()
             except Exception as error:  # noqa: BLE001 the next sweep tries again
                 log.warning("sweep.failed", why=str(error))
+
+    async def _outdated(self) -> bool:
+        """Whether the extension has become another version than ours: then no new job is taken."""
+        version = (await self._store.whoami())["version"]
+        if version not in (None, __version__) and self._problem is None:
+            self._problem = _other_version(version)
+            log.error("worker.outdated", why=self._problem.message, cure=self._problem.hint)
+            self.stop()
+        return self._problem is not None
 
     async def _clean_up(self) -> None:
         """Work off kwdbml.cleanup: runs that nobody waits for any more."""
@@ -199,12 +214,13 @@ class Worker:
                 await engine.cleanup(handle)
             await self._store.cleaned(row["run_name"])
 
-    async def _check_role(self) -> None:
-        who = await self._store.whoami()
+    def _check_role(self, who: dict[str, Any]) -> None:
         if who["version"] is None:
             raise WrongState(
                 "the database has no extension kwdbml", hint="As a superuser: CREATE EXTENSION kwdbml CASCADE;"
             )
+        if who["version"] != __version__:
+            raise _other_version(who["version"])
         if who["superuser"] and not self.settings.allow_superuser:
             raise InsufficientPrivilege(
                 "the worker's role is a superuser",
@@ -220,6 +236,13 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
                 loop.add_signal_handler(number, self.stop)
+
+
+def _other_version(found: str) -> WrongState:
+    return WrongState(
+        f"the database has kwdbml {found}, this worker is {__version__}",
+        hint="ALTER EXTENSION kwdbml UPDATE where the database is older, else a worker of its version.",
+    )
 
 
 async def _cancel(tasks: list[asyncio.Task[None]]) -> None:

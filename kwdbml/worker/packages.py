@@ -28,8 +28,10 @@ from typing import ParamSpec, TypeVar
 from kwdbml.engines import sandbox
 from kwdbml.engines.base import Workspace
 from kwdbml.engines.trees import remove_tree
+from kwdbml.steps.bundle import ACTIVE_PACKAGES
+from kwdbml.steps.failure import StepError
 from kwdbml.worker import indexes, wanted
-from kwdbml.worker.installer import Installer, Limits, Offline, Say, runtime_versions
+from kwdbml.worker.installer import Installer, InstallFailed, Limits, Offline, Say, runtime_versions
 from kwdbml.worker.wanted import Wanted
 
 _UNUSED = 30 * 86400.0  # seconds after which an environment that no job has asked for is deleted
@@ -53,7 +55,18 @@ class Packages:
 
         MissingRequirement, RequirementConflict, InstallFailed and BadBundle are the job's errors.
         """
-        asked = await _finished(wanted.read, workspace.inputs)
+        await self._place(await _finished(wanted.read, workspace.inputs), workspace, "packages", say)
+
+    async def place_active(self, workspace: Workspace, say: Say) -> None:
+        """The same for the version that a training is compared with, in a directory of its own. What it lacks is no
+        error of the job: the step finds it missing, and it becomes the reason of the decision."""
+        try:
+            asked = await _finished(wanted.read, workspace.inputs, wanted.OF_ACTIVE)
+            await self._place(asked, workspace, ACTIVE_PACKAGES, say)
+        except (StepError, InstallFailed) as error:
+            say(f"the active version cannot be measured: {error.message}")
+
+    async def _place(self, asked: Wanted, workspace: Workspace, name: str, say: Say) -> None:
         if not asked.unmet:
             return
         if asked.fixed:
@@ -65,7 +78,7 @@ class Packages:
             if not ready.is_dir():
                 await self._make(asked, ready, say)
             os.utime(ready)
-            await _finished(_copy, ready, workspace.inputs / "packages", workspace.sealed)
+            await _finished(_copy, ready, workspace.inputs / name, workspace.sealed)
 
     async def _make(self, asked: Wanted, ready: Path, say: Say) -> None:
         """Install, and give it its name when all of it is there."""

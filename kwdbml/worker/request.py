@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from kwdbml.errors import InvalidParameter
-from kwdbml.model import ACTIONS
-from kwdbml.plpy.settings import Settings, parse
+from kwdbml.model import ACTIONS, are_columns
+from kwdbml.plpy.settings import Settings, check_promotion, parse
 
 _MOST_DEPTH = 100  # Python's own functions for JSON and text stop at some 900
 _HINT = "Use kwdbml.train_model, evaluate_model or batch_predict."
@@ -36,20 +36,17 @@ def settings_of(spec: dict[str, Any]) -> Settings:
             f'unknown action_if_exists "{given.get("action_if_exists")}"', hint="replace, append or error."
         )
     for name in ("features", "target"):
-        _check_columns(name, spec[name])
+        if not are_columns(spec[name]):
+            raise InvalidParameter(
+                f"{name} of the job is not a list of columns",
+                hint="Use kwdbml.import_training_pipeline or import_model.",
+            )
     # of env, the row has only the names
-    return parse({k: v for k, v in given.items() if k not in arguments} | {"env": spec["env"]})
+    settings = parse({k: v for k, v in given.items() if k not in arguments} | {"env": spec["env"]}, spec["type"])
+    check_promotion(settings, spec["problem_type"], [column["name"] for column in spec["target"]])
+    return settings
 
 
 def _shallow(value: Any, left: int) -> bool:
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return left > 0 and all(_shallow(each, left - 1) for each in inside)
-
-
-def _check_columns(argument: str, columns: Any) -> None:
-    """That a name is the same for SQL and for Python, which would take the number 5 for text and for a number."""
-    for column in columns:
-        if not isinstance(column, dict) or not all(isinstance(column.get(key), str) for key in ("name", "type")):
-            raise InvalidParameter(
-                f"{argument} of the job is not a list of columns", hint="Use kwdbml.import_training_pipeline."
-            )

@@ -12,7 +12,7 @@ import re
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -21,9 +21,12 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from packaging.version import InvalidVersion
 
 from kwdbml.steps import requirements
-from kwdbml.steps.bundle import BUNDLES, SCRIPT_FOLDERS
+from kwdbml.steps.bundle import ACTIVE, BUNDLES, SCRIPT_FOLDERS
 from kwdbml.steps.failure import BadBundle, MissingRequirement
 from kwdbml.steps.requirements import Line
+
+#: The bundles of the version that a training is compared with.
+OF_ACTIVE = {name: f"{BUNDLES[kind]} of the active version" for kind, name in ACTIVE.items()}
 
 _MOST_TEXT = 256 << 10  # bytes of a requirements.txt
 _MOST_MODULES = 1 << 30  # bytes of a modules.zip
@@ -49,11 +52,11 @@ class Wanted:
         return requirements.missing({name: reasons.values() for name, reasons in self.unmet.items()})
 
 
-def read(inputs: Path) -> Wanted:
-    """BadBundle for a line that is not to be installed. Blocks."""
+def read(inputs: Path, bundles: Mapping[str, str] = BUNDLES) -> Wanted:
+    """BadBundle for a line that is not to be installed. ``bundles``: whose each is, by name. Blocks."""
     asked: dict[Line, None] = {}
     unmet: dict[str, dict[Line, str]] = {}
-    for kind, owner in BUNDLES.items():
+    for kind, owner in bundles.items():
         for name, lines, versions in _files(inputs / f"{kind}.zip", owner):
             reasons = requirements.unmet(lines, _Versions(versions).of)
             if reasons:

@@ -5,10 +5,19 @@ CREATE TABLE kwdbml.runtime (
     runs_as text NOT NULL,
     image text,
     builtin boolean NOT NULL DEFAULT false,
+    engines jsonb NOT NULL DEFAULT '{}'
+        CONSTRAINT engines_by_name CHECK (
+            pg_catalog.jsonb_typeof(engines) = 'object'
+            AND NOT pg_catalog.jsonb_path_exists(engines, 'strict $.* ? (@.type() != "object")'))
+        CONSTRAINT local_takes_a_python CHECK (
+            coalesce(engines -> 'local', '{}') - 'python' = '{}'
+            AND coalesce(pg_catalog.jsonb_typeof(engines #> '{local,python}'), 'string') = 'string'),
     PRIMARY KEY (framework, runtime)
 );
 COMMENT ON TABLE kwdbml.runtime IS 'the framework and runtime pairs that bundles may declare; runs_as is the framework whose code runs them';
 COMMENT ON COLUMN kwdbml.runtime.image IS 'container image for engines that need one';
+COMMENT ON COLUMN kwdbml.runtime.engines IS
+    'what the pair means for an engine, by its name; local: {"python": a name that kwdbml worker --python gives}';
 
 INSERT INTO kwdbml.runtime (framework, runtime, runs_as, builtin)
 SELECT f.name || '_' || v.version, 'python_' || p.version, f.name, true

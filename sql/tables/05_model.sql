@@ -36,12 +36,15 @@ CREATE TABLE kwdbml.model_version (
     libraries jsonb,
     duration interval,
     holdout_hash text,
+    holdout_metrics jsonb,
     UNIQUE (model_id, version)
 );
 -- The active version is a flag, not a foreign key from model: circular keys break the restore of a dump.
 CREATE UNIQUE INDEX model_version_active ON kwdbml.model_version (model_id) WHERE active;
 COMMENT ON COLUMN kwdbml.model_version.holdout_hash IS
-    'SHA-256 over the rows that last_metrics were measured on at training: equal ones can be compared';
+    'SHA-256 over the rows that were held out when it was trained: scores on equal ones can be compared';
+COMMENT ON COLUMN kwdbml.model_version.holdout_metrics IS
+    'what the built-in evaluator measured on the rows of holdout_hash; unlike last_metrics it never changes';
 COMMENT ON TABLE kwdbml.model_version IS 'versions of models and where each came from';
 
 CREATE TABLE kwdbml.model_privilege (

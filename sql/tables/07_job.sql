@@ -53,6 +53,9 @@ CREATE INDEX job_creator_created ON kwdbml.job (creator, created DESC);
 CREATE INDEX job_model_created ON kwdbml.job (model_name, created DESC);
 -- what a worker looks for: the highest priority first, then the oldest
 CREATE INDEX job_running ON kwdbml.job (priority DESC, created) WHERE status = 'RUNNING';
+-- how long earlier trainings took: a person's latest by the content of their pipeline; by finished, because no other
+-- index has that order and could be taken for it
+CREATE INDEX job_trained ON kwdbml.job (creator, pipeline_hash, finished DESC) WHERE type = 'TRAIN' AND status = 'SUCCEEDED';
 CREATE INDEX job_pipeline ON kwdbml.job (pipeline_id) WHERE pipeline_id IS NOT NULL;
 CREATE INDEX job_model_version ON kwdbml.job (model_version_id) WHERE model_version_id IS NOT NULL;
 COMMENT ON TABLE kwdbml.job IS 'jobs: what was asked for, by whom, and how it ended; read kwdbml.jobs or kwdbml.show_jobs()';

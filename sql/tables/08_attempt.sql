@@ -19,9 +19,13 @@ CREATE TABLE kwdbml.attempt (
     updated timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     ended timestamptz,
     outcome text,
+    compared_version_id uuid REFERENCES kwdbml.model_version ON DELETE SET NULL,
     PRIMARY KEY (job_id, number)
 ) WITH (fillfactor = 70);
 CREATE UNIQUE INDEX attempt_open ON kwdbml.attempt (job_id) WHERE ended IS NULL;
+CREATE INDEX attempt_compared_version ON kwdbml.attempt (compared_version_id) WHERE compared_version_id IS NOT NULL;
+COMMENT ON COLUMN kwdbml.attempt.compared_version_id IS
+    'the active version whose score decides whether the new one is promoted; it stays for as long as the attempt is open';
 COMMENT ON TABLE kwdbml.attempt IS 'tries at running jobs; a retry is a new row with a run of its own';
 
 CREATE TABLE kwdbml.job_log (

@@ -98,7 +98,10 @@ CREATE POLICY visible ON kwdbml.pipeline FOR SELECT USING (
     creator = current_user OR kwdbml._has_role(current_user, creator)
     OR EXISTS (SELECT FROM kwdbml.pipeline_privilege g WHERE g.pipeline_id = pipeline.id));
 CREATE POLICY admin ON kwdbml.pipeline FOR SELECT TO kwdbml_admin USING (true);
-CREATE POLICY import ON kwdbml.pipeline FOR INSERT WITH CHECK (creator = current_user);
+-- A schema is a name space: who may not use it takes no name there, and does not learn which are taken.
+CREATE POLICY import ON kwdbml.pipeline FOR INSERT WITH CHECK (
+    creator = current_user
+    AND coalesce(pg_catalog.has_schema_privilege(pg_catalog.to_regnamespace(pg_catalog.quote_ident(schema)), 'USAGE'), false));
 
 CREATE POLICY granted ON kwdbml.model_privilege FOR SELECT USING (
     kwdbml._has_role(current_user, grantee) OR kwdbml._owns_model(model_id, current_user));

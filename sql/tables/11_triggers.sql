@@ -58,7 +58,9 @@ CREATE TRIGGER pipeline_in_use BEFORE DELETE ON kwdbml.pipeline
 CREATE FUNCTION kwdbml._version_in_use() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF EXISTS (SELECT FROM kwdbml.job j WHERE j.model_version_id = OLD.id AND j.status = 'RUNNING') THEN
+    IF EXISTS (SELECT FROM kwdbml.job j WHERE j.model_version_id = OLD.id AND j.status = 'RUNNING')
+       OR EXISTS (SELECT FROM kwdbml.attempt a JOIN kwdbml.job j ON j.id = a.job_id
+                  WHERE a.compared_version_id = OLD.id AND a.ended IS NULL AND j.status = 'RUNNING') THEN
         RAISE EXCEPTION 'version % of the model is used by a running job', OLD.version
             USING ERRCODE = '55006', HINT = 'Wait for the job or cancel it: SELECT * FROM kwdbml.show_jobs(ARRAY[''RUNNING'']).';
     END IF;

@@ -9,7 +9,29 @@ ALTER TABLE kwdbml.pipeline DROP COLUMN doomed;
 DROP FUNCTION kwdbml._check_next_version(kwdbml.job, kwdbml.model, kwdbml.pipeline, boolean);
 ALTER TABLE kwdbml.model_version ADD COLUMN holdout_hash text;
 COMMENT ON COLUMN kwdbml.model_version.holdout_hash IS
-    'SHA-256 over the rows that last_metrics were measured on at training: equal ones can be compared';
+    'SHA-256 over the rows that were held out when it was trained: scores on equal ones can be compared';
+ALTER TABLE kwdbml.model_version ADD COLUMN holdout_metrics jsonb;
+COMMENT ON COLUMN kwdbml.model_version.holdout_metrics IS
+    'what the built-in evaluator measured on the rows of holdout_hash; unlike last_metrics it never changes';
+-- A training with settings.promote is compared with a version, which must stay until the attempt has ended.
+DROP FUNCTION kwdbml._land_version(kwdbml.job, jsonb, jsonb, timestamptz);
+ALTER TABLE kwdbml.attempt ADD COLUMN compared_version_id uuid REFERENCES kwdbml.model_version ON DELETE SET NULL;
+CREATE INDEX attempt_compared_version ON kwdbml.attempt (compared_version_id) WHERE compared_version_id IS NOT NULL;
+COMMENT ON COLUMN kwdbml.attempt.compared_version_id IS
+    'the active version whose score decides whether the new one is promoted; it stays for as long as the attempt is open';
+DROP FUNCTION kwdbml._runs_as(text, text);
+-- how long earlier trainings took: a person's latest by the content of their pipeline; by finished, because no other
+-- index has that order and could be taken for it
+CREATE INDEX job_trained ON kwdbml.job (creator, pipeline_hash, finished DESC) WHERE type = 'TRAIN' AND status = 'SUCCEEDED';
+ALTER TABLE kwdbml.runtime ADD COLUMN engines jsonb NOT NULL DEFAULT '{}'
+    CONSTRAINT engines_by_name CHECK (
+        pg_catalog.jsonb_typeof(engines) = 'object'
+        AND NOT pg_catalog.jsonb_path_exists(engines, 'strict $.* ? (@.type() != "object")'))
+    CONSTRAINT local_takes_a_python CHECK (
+        coalesce(engines -> 'local', '{}') - 'python' = '{}'
+        AND coalesce(pg_catalog.jsonb_typeof(engines #> '{local,python}'), 'string') = 'string');
+COMMENT ON COLUMN kwdbml.runtime.engines IS
+    'what the pair means for an engine, by its name; local: {"python": a name that kwdbml worker --python gives}';
 ALTER TYPE kwdbml.model_version_row ADD ATTRIBUTE lineage jsonb;
 CREATE TYPE kwdbml.explain_row AS (item text, name text, found text, wanted text, verdict text, detail text);
 
@@ -77,6 +99,11 @@ END
 $$;
 COMMENT ON FUNCTION kwdbml._owns_pipeline(uuid, name) IS 'whether who is the creator of a pipeline, or an admin';
 
+DROP POLICY import ON kwdbml.pipeline;
+-- A schema is a name space: who may not use it takes no name there, and does not learn which are taken.
+CREATE POLICY import ON kwdbml.pipeline FOR INSERT WITH CHECK (
+    creator = current_user
+    AND coalesce(pg_catalog.has_schema_privilege(pg_catalog.to_regnamespace(pg_catalog.quote_ident(schema)), 'USAGE'), false));
 DROP POLICY granted ON kwdbml.pipeline_privilege;
 DROP POLICY admin ON kwdbml.pipeline_privilege;
 DROP POLICY visible ON kwdbml.pipeline;
@@ -100,7 +127,9 @@ CREATE POLICY visible ON kwdbml.model_version FOR SELECT USING (kwdbml._model_ri
 CREATE FUNCTION kwdbml._version_in_use() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF EXISTS (SELECT FROM kwdbml.job j WHERE j.model_version_id = OLD.id AND j.status = 'RUNNING') THEN
+    IF EXISTS (SELECT FROM kwdbml.job j WHERE j.model_version_id = OLD.id AND j.status = 'RUNNING')
+       OR EXISTS (SELECT FROM kwdbml.attempt a JOIN kwdbml.job j ON j.id = a.job_id
+                  WHERE a.compared_version_id = OLD.id AND a.ended IS NULL AND j.status = 'RUNNING') THEN
         RAISE EXCEPTION 'version % of the model is used by a running job', OLD.version
             USING ERRCODE = '55006', HINT = 'Wait for the job or cancel it: SELECT * FROM kwdbml.show_jobs(ARRAY[''RUNNING'']).';
     END IF;

@@ -20,6 +20,7 @@ KINDS = (
     "changes the role", "dblink", "view", "operator", "cast", "domain", "policies", "trigger", "deferred", "rules",
     "generated", "search_path", "temporary", "column names", "cursors", "prepared", "LISTEN", "COPY PROGRAM", "pickle",
     "bundle", "requirements.txt", "links", "environment", "/proc", "network", "other jobs", "after the job",
+    "modules.zip", "token", "explain_train", "by hand", "prediction",
 )  # fmt: skip
 
 

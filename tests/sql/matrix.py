@@ -1,7 +1,10 @@
 """The privilege matrix: who may do what. The tests try every cell, and docs/privileges.md is made from these tables.
 
-A cell is what the role of its column meets: ``ok``, ``empty`` (no rows), ``some`` or ``all`` of the rows there are,
-``no`` (the answer is false), or an SQLSTATE. Everybody may read the data set and create tables in the schema.
+Here: roles, functions, and statements of special interest; ``matrix_tables.py``: tables, views and columns.
+
+A cell is what the role of its column meets: ``ok``, ``no`` (the answer is false), which rows are there for it
+(``empty``, ``granted``, ``own``, ``all``: see SHOWN), or an SQLSTATE. Everybody may read the data set and create tables
+in the schema.
 """
 
 from __future__ import annotations
@@ -13,10 +16,23 @@ MODEL_PRIVILEGES = ("SELECT", "UPDATE", "DELETE", "EVALUATE", "PREDICT", "CREATE
 PIPELINE_PRIVILEGES = ("SELECT", "DELETE", "TRAIN")
 ON_MODEL = tuple(f"model {privilege}" for privilege in MODEL_PRIVILEGES)
 ON_PIPELINE = tuple(f"pipeline {privilege}" for privilege in PIPELINE_PRIVILEGES)
-#: member: of a role that was granted ALL on both; syspublic: anybody, once ALL on both was granted to everyone.
-ROLES = ("stranger", *ON_MODEL, *ON_PIPELINE, "member", "syspublic", "creator", "admin", "superuser")
+#: member: of a role that was granted ALL on both; syspublic: anybody, once ALL on both was granted to everyone;
+#: colleague: has the rights of the creator's role.
+ROLES = ("stranger", *ON_MODEL, *ON_PIPELINE, "member", "syspublic", "creator", "colleague", "admin", "superuser")
+#: Further roles, each of which meets in every cell what the other one meets.
+SAME_AS = {
+    "member of a member": "member",
+    "member by SET ROLE": "member",
+    "admin by SET ROLE": "admin",
+    "member that inherits nothing": "stranger",
+    "member behind one that inherits nothing": "stranger",
+    "admin that inherits nothing": "stranger",
+    "whose grants and membership were revoked": "stranger",
+    "worker": "stranger",
+}
 ALL = ("member", "syspublic")
-OWNERS = ("creator", "admin", "superuser")
+OWNERS = ("creator", "colleague", "admin", "superuser")
+JOB_OWNERS = ("creator", "admin", "superuser")
 ADMINS = ("admin", "superuser")
 
 Cells = Mapping[str, str]
@@ -54,10 +70,18 @@ EVERYBODY = cells("ok")
 EVERYBODY_ALL = cells("all")
 NOBODY = cells("42501", (("superuser",), "ok"))
 ADMINS_ONLY = cells("42501", (ADMINS, "ok"))
-THE_OWNERS = cells("42704", (OWNERS, "ok"))
-OWN_ROWS = cells("empty", (OWNERS, "ok"))
-SEES_MODEL = on_model("SELECT", "empty", "empty")
-SEES_PIPELINE = on_pipeline("SELECT", "empty", "empty")
+THE_JOBS_OWNERS = cells("42704", (JOB_OWNERS, "ok"))
+OWN_JOB = cells("empty", (JOB_OWNERS, "ok"))
+OWN_JOBS = cells("empty", (("creator",), "own"), (ADMINS, "all"))
+
+
+def sees(*granted: str) -> Cells:
+    """Rows: what was granted to those who have one of these privileges, the owners' own, all for admins."""
+    return cells("empty", ((*granted, *ALL), "granted"), (("creator", "colleague"), "own"), (ADMINS, "all"))
+
+
+SEES_MODEL = sees("model SELECT")
+SEES_PIPELINE = sees("pipeline SELECT")
 #: Grants are the owners' to make: nobody passes on what was granted to him.
 GRANTS_MODEL = cells("42704", ((*ON_MODEL, *ALL), "42501"), (OWNERS, "ok"))
 GRANTS_PIPELINE = cells("42704", ((*ON_PIPELINE, *ALL), "42501"), (OWNERS, "ok"))
@@ -91,8 +115,8 @@ FUNCTIONS: dict[str, tuple[str, Cells]] = {
     "batch_predict(text,text,text,text,text,text,text)": (
         "''::text, %(model)s::text, '1'::text, 'public.shop'::text, 'public.result'::text, 'error'::text, '{}'::text",
         on_model("PREDICT")),
-    "cancel_job(text)": ("%(running)s::text", THE_OWNERS),
-    "cancel_job(uuid)": ("%(running)s::uuid", THE_OWNERS),
+    "cancel_job(text)": ("%(running)s::text", THE_JOBS_OWNERS),
+    "cancel_job(uuid)": ("%(running)s::uuid", THE_JOBS_OWNERS),
     "create_training_pipeline(text,text,text,text,text,text[],jsonb,text)": (_CREATE.format("jsonb"), EVERYBODY),
     "create_training_pipeline(text,text,text,text,text,text[],text,text)": (_CREATE.format("text"), EVERYBODY),
     "evaluate_model(text,text,bigint,text,text,jsonb)": (_EVALUATE.format("jsonb"), on_model("EVALUATE")),
@@ -108,8 +132,8 @@ FUNCTIONS: dict[str, tuple[str, Cells]] = {
         _PIPELINE_ENTITY.format("jsonb"), EVERYBODY),
     "import_training_pipeline(text,text,text,text,text,text,text,bytea,bytea)": (
         _PIPELINE_ENTITY.format("text"), EVERYBODY),
-    "job_logs(text)": ("%(job)s::text", THE_OWNERS),
-    "job_logs(uuid)": ("%(job)s::uuid", THE_OWNERS),
+    "job_logs(text)": ("%(job)s::text", THE_JOBS_OWNERS),
+    "job_logs(uuid)": ("%(job)s::uuid", THE_JOBS_OWNERS),
     "reassign_owned(text,text)": ("%(friend)s, %(creator)s", ADMINS_ONLY),
     "remove_job(text)": ("%(job)s::text", ADMINS_ONLY),
     "remove_job(uuid)": ("%(job)s::uuid", ADMINS_ONLY),
@@ -119,12 +143,12 @@ FUNCTIONS: dict[str, tuple[str, Cells]] = {
     "revoke_privilege_on_model(text,text,text)": ("%(model)s, %(friend)s, 'SELECT'", GRANTS_MODEL),
     "revoke_privilege_on_training_pipeline(text,text,text)": ("%(pipeline)s, %(friend)s, 'SELECT'", GRANTS_PIPELINE),
     "set_active_version(text,bigint)": ("%(model)s, 2::bigint", on_model("UPDATE")),
-    "show_job(text)": ("%(job)s::text", THE_OWNERS),
-    "show_job(uuid)": ("%(job)s::uuid", THE_OWNERS),
-    "show_jobs(text,bigint,text[],text[])": ("'public.m', NULL::bigint, NULL::text[], NULL::text[]", OWN_ROWS),
-    "show_jobs(text,text,text[])": ("'public.m'::text, NULL::text, ARRAY['*']", OWN_ROWS),
-    "show_jobs(text,text[],text[])": ("'public.m'::text, ARRAY['*'], ARRAY['*']", OWN_ROWS),
-    "show_jobs(text[])": ("ARRAY['*']", OWN_ROWS),
+    "show_job(text)": ("%(job)s::text", THE_JOBS_OWNERS),
+    "show_job(uuid)": ("%(job)s::uuid", THE_JOBS_OWNERS),
+    "show_jobs(text,bigint,text[],text[])": ("NULL, NULL::bigint, NULL::text[], NULL::text[]", OWN_JOBS),
+    "show_jobs(text,text,text[])": ("'*'::text, NULL::text, ARRAY['*']", OWN_JOBS),
+    "show_jobs(text,text[],text[])": ("'*'::text, ARRAY['*'], ARRAY['*']", OWN_JOBS),
+    "show_jobs(text[])": ("ARRAY['*']", OWN_JOBS),
     "show_model(text,bigint)": ("%(model)s, 1::bigint", on_model("SELECT", refused="42704")),
     "show_models()": ("", SEES_MODEL),
     "show_models(text,bigint)": ("%(model)s, 1::bigint", on_model("SELECT", refused="42704")),
@@ -132,10 +156,10 @@ FUNCTIONS: dict[str, tuple[str, Cells]] = {
     "show_training_pipelines()": ("", SEES_PIPELINE),
     "train_model(text,text,text,boolean,boolean,jsonb)": (_TRAIN.format("jsonb"), on_pipeline("TRAIN")),
     "train_model(text,text,text,boolean,boolean,text)": (_TRAIN.format("text"), on_pipeline("TRAIN")),
-    "wait_for_job(text,interval,text)": ("%(job)s::text", THE_OWNERS),
-    "wait_for_job(uuid,interval,text)": ("%(job)s::uuid", THE_OWNERS),
-    "wait_job(text,interval)": ("%(job)s::text", THE_OWNERS),
-    "wait_job(uuid,interval)": ("%(job)s::uuid", THE_OWNERS),
+    "wait_for_job(text,interval,text)": ("%(job)s::text", THE_JOBS_OWNERS),
+    "wait_for_job(uuid,interval,text)": ("%(job)s::uuid", THE_JOBS_OWNERS),
+    "wait_job(text,interval)": ("%(job)s::text", THE_JOBS_OWNERS),
+    "wait_job(uuid,interval)": ("%(job)s::uuid", THE_JOBS_OWNERS),
 }  # fmt: skip
 
 #: The same functions asked for something else.
@@ -148,6 +172,8 @@ FURTHER_CALLS = (
     Row("import_model under a new name", (
         "SELECT kwdbml.import_model('public.new', 'd', %(problem)s, 'sklearn_1.3', 'python_3.8', %(features)s::jsonb,"
         " %(target)s::jsonb, %(model_zip)s::bytea, NULL)"), EVERYBODY),
+    Row("show_jobs of a model", "SELECT id FROM kwdbml.show_jobs(%(model)s)", OWN_JOB),
+    Row("show_jobs of a model's newest version", "SELECT id FROM kwdbml.show_jobs(%(model)s, 0)", cells("empty")),
     Row("has_model_privilege of what was granted to oneself", (
         "SELECT kwdbml.has_model_privilege(%(model)s, current_user::text, 'SELECT')"),
         on_model("SELECT", refused="no")),
@@ -175,16 +201,25 @@ _JOB = (
     "INSERT INTO kwdbml.job (type, model_name, {}, data_query, data_columns) VALUES ('{}', 'public.m', %({})s,"
     " 'TABLE public.shop', '[]')"
 )
+_PIPELINE = (
+    "INSERT INTO kwdbml.pipeline (schema, name, problem_type, framework, runtime, features, target, content_hash)"
+    " VALUES ('{}', 'byhand', 'b', 'sklearn_1.3', 'python_3.8', '[]', '[]', '')"
+)
 #: What is granted of tables by column or by row.
 PARTS = (
     Row("attempt.token (SELECT)", "SELECT token FROM kwdbml.attempt", NOBODY),
     Row("attempt.handle (SELECT)", "SELECT handle FROM kwdbml.attempt", NOBODY),
     Row("request.arguments (SELECT)", "SELECT count(arguments) FROM kwdbml.request", NOBODY),
     Row("job.status (UPDATE to CANCELED)", (
-        "UPDATE kwdbml.job SET status = 'CANCELED' WHERE id = %(running)s"), OWN_ROWS),
+        "UPDATE kwdbml.job SET status = 'CANCELED' WHERE id = %(running)s"), OWN_JOB),
     Row("job.status (UPDATE to SUCCEEDED)", (
         "UPDATE kwdbml.job SET status = 'SUCCEEDED' WHERE id = %(running)s"),
         cells("empty", (("creator", "admin"), "42501"), (("superuser",), "ok"))),
+    Row("job (SELECT FOR UPDATE)", "SELECT id FROM kwdbml.job WHERE id = %(running)s FOR UPDATE", OWN_JOB),
+    Row("model (SELECT FOR SHARE)", "SELECT id FROM kwdbml.model WHERE id = %(model_id)s FOR SHARE", NOBODY),
+    Row("pipeline (INSERT)", _PIPELINE.format("public"), EVERYBODY),
+    Row("pipeline (INSERT, without USAGE on the schema)", _PIPELINE.format("hidden"), NOBODY),
+    Row("a table of one's own in the schema kwdbml", "CREATE TABLE kwdbml.mine ()", NOBODY),
     Row("job (DELETE of a row)", "DELETE FROM kwdbml.job WHERE id = %(job)s", ADMINS_ONLY),
     Row("job (INSERT TRAIN)", _JOB.format("pipeline_id", "TRAIN", "pipeline_id"), on_pipeline("TRAIN", "42501")),
     Row("job (INSERT EVALUATE)", _JOB.format("model_version_id", "EVALUATE", "version_id"),
@@ -207,45 +242,6 @@ PARTS = (
         cells("42501", (("admin",), "empty"), (("superuser",), "ok"))),
 )  # fmt: skip
 
-#: What SELECT count(*) of each table and view shows.
-OWN_JOBS = cells("empty", (("creator",), "some"), (ADMINS, "all"))
-READABLE: dict[str, Cells] = {
-    "artefact": cells("42501", (("superuser",), "all")),
-    "artefact_chunk": cells("42501", (("superuser",), "all")),
-    "attempt": OWN_JOBS,
-    "cleanup": cells("42501", (("superuser",), "all")),
-    "installation": EVERYBODY_ALL,
-    "job": OWN_JOBS,
-    "job_env": cells("empty", (("creator",), "some"), (("superuser",), "all")),
-    "job_log": OWN_JOBS,
-    "jobs": OWN_JOBS,
-    "model": cells("empty", ((*ON_MODEL, *ALL, "creator"), "some"), (ADMINS, "all")),
-    "model_privilege": cells("empty", ((*ON_MODEL, *ALL, "creator"), "some"), (ADMINS, "all")),
-    "model_version": cells("empty", (("model SELECT", *ALL, "creator"), "some"), (ADMINS, "all")),
-    "pipeline": cells("empty", ((*ON_PIPELINE, *ALL, "creator"), "some"), (ADMINS, "all")),
-    "pipeline_privilege": cells("empty", ((*ON_PIPELINE, *ALL, "creator"), "some"), (ADMINS, "all")),
-    "request": cells("empty"),
-    "runtime": EVERYBODY_ALL,
-    "settings": EVERYBODY_ALL,
-}
-
-#: The rest, of whole tables: without a hole it is the owner's alone, and so is LOCK, which would stop everybody.
-WRITES = {
-    "INSERT": "INSERT INTO kwdbml.{0} SELECT * FROM kwdbml.{0} WHERE false",
-    "UPDATE": "UPDATE kwdbml.{0} SET {1} = {1} WHERE false",
-    "DELETE": "DELETE FROM kwdbml.{0} WHERE false",
-    "TRUNCATE": "TRUNCATE kwdbml.{0} CASCADE",
-    "LOCK": "LOCK TABLE kwdbml.{0} IN ACCESS EXCLUSIVE MODE",
-}
-#: Whoever may DELETE may LOCK: that is PostgreSQL's. Of job_env and settings all columns are granted, and the policies
-#: look at each row (see PARTS). The view takes no writes from anybody.
-WRITABLE: dict[tuple[str, str], Cells] = {
-    (table, verb): ADMINS_ONLY for table in ("job", "runtime", "settings") for verb in ("DELETE", "LOCK")
-} | {
-    ("job_env", "INSERT"): EVERYBODY, ("settings", "INSERT"): ADMINS_ONLY, ("jobs", "TRUNCATE"): cells("42809"),
-    ("jobs", "INSERT"): cells("55000"), ("jobs", "UPDATE"): cells("55000"), ("jobs", "DELETE"): cells("55000"),
-}  # fmt: skip
-
 #: Internal functions that run as the owner although everybody may call them: what a call with somebody's ids answers.
 DEFINERS: dict[str, tuple[str, Cells]] = {
     "_attach_bundle(uuid,text,bytea)": ("%(pipeline_id)s::uuid, 'pipeline', ''::bytea", cells("42501")),
@@ -262,7 +258,6 @@ DEFINERS: dict[str, tuple[str, Cells]] = {
         "%(pipeline_id)s::uuid, 'TRAIN', current_user",
         on_pipeline("TRAIN", "no", "no"),
     ),
-    "_usable_version(uuid,bigint)": ("%(model_id)s::uuid, 0", EVERYBODY),
     "_version_right(uuid,text,name)": (
         "%(version_id)s::uuid, 'PREDICT', current_user",
         on_model("PREDICT", "no", "no"),
@@ -271,21 +266,32 @@ DEFINERS: dict[str, tuple[str, Cells]] = {
 #: Internal functions that nobody but the owner may call, and every one whose name begins with _do_ or worker_ (the
 #: worker's own), and every trigger function, which believes the row of whatever table it hangs on.
 OWNER_ONLY = {
-    "_fence", "_heir", "_hold_schema", "_land_version", "_lock_plain", "_model_to_extend", "_reads_as",
-    "_reassign_jobs", "_reassign_privileges", "_result_close", "_store_bundle",
+    "_decide", "_fence", "_heir", "_hold_grants", "_hold_schema", "_land_version", "_lock_plain", "_model_to_extend",
+    "_reads_as", "_reassign_jobs", "_reassign_privileges", "_result_close", "_store_bundle", "_told_metrics",
 }  # fmt: skip
 #: Internal functions that everybody may call, because they act with the caller's rights only.
 CALLERS = {
     "_ask", "_ask_privilege", "_base_type", "_call", "_carried", "_check_creator", "_check_grantor", "_check_job",
-    "_check_job_filter", "_check_made", "_check_model_name", "_check_result_table", "_commit", "_feature_cast",
-    "_feature_type", "_given_version", "_grantee", "_has_any", "_has_role", "_installation", "_is_admin",
-    "_is_system_schema", "_job_id", "_job_statuses", "_job_types", "_model_id", "_model_locked", "_name",
-    "_no_filter", "_no_such_job", "_owns", "_pipeline_id", "_privileges", "_python", "_qualified",
-    "_reads_plainly", "_result_columns",
-    "_result_name", "_result_place", "_runs_as", "_runs_code_on_insert", "_setting", "_shape_difference",
-    "_stage_columns", "_typmod", "_valid_words", "_version", "_version_of", "_waitable_status", "_wanted_version",
-    "_word_list", "_written_here",
+    "_check_job_filter", "_check_made", "_check_may_compare", "_check_model_name", "_check_result_table", "_commit",
+    "_environment", "_feature_cast", "_feature_type", "_given_version", "_grantee", "_has_any", "_has_role",
+    "_installation", "_is_admin", "_is_system_schema", "_job_id", "_job_statuses", "_job_types", "_model_id",
+    "_model_locked", "_name", "_no_filter", "_no_such_job", "_owns", "_pipeline_id", "_privileges", "_python",
+    "_qualified", "_reads_plainly", "_result_columns", "_result_name", "_result_place", "_runs_code_on_insert",
+    "_score", "_setting", "_shape_difference", "_stage_columns", "_typmod", "_usable_version", "_valid_words",
+    "_version", "_version_of", "_waitable_status", "_wanted_version", "_word_list", "_written_here",
 }  # fmt: skip
+
+
+#: Types of the schema that are no table's; everybody may use them.
+TYPES = {
+    "algorithm_row", "explain_row", "job_row", "job_status", "job_type", "log_row", "model_row", "model_version_row",
+    "pipeline_row", "worker_job",
+}  # fmt: skip
+
+
+def expanded(wanted: Cells) -> Cells:
+    """The cells of all roles, those of SAME_AS included."""
+    return {**wanted, **{twin: wanted[role] for twin, role in SAME_AS.items()}}
 
 
 def call(signature: str, arguments: str) -> str:

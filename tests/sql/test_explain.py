@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import kwdbml
 from tests.sql.support import (
     Connection,
     Person,
@@ -179,6 +181,46 @@ def test_a_view_that_the_planner_cannot_plan(shop: Connection, pipeline: str) ->
     )  # fmt: skip
 
 
+def test_a_materialized_view_without_content(shop: Connection, pipeline: str) -> None:
+    run(shop, "CREATE MATERIALIZED VIEW kept AS SELECT * FROM shop WITH NO DATA")
+    assert verdict(told := explain(shop, "kept")) == "would fail"
+    assert 'materialized view "kept" has not been populated' in told[0][5]
+    with refused("55000", '"kept" has not been populated', hint="REFRESH"):
+        explain(shop, "SELECT s.* FROM shop s JOIN kept USING (id)")
+    run(shop, "REFRESH MATERIALIZED VIEW kept")
+    assert verdict(explain(shop, "kept")) == "accepted"
+
+
+def test_a_schema_that_is_not_ones_own(shop: Connection, pipeline: str, db: Connection) -> None:
+    run(db, "CREATE SCHEMA closed", "CREATE TABLE closed.t AS SELECT * FROM public.shop",
+        "GRANT SELECT ON closed.t TO public")  # fmt: skip
+    for data in ("closed.t", "SELECT * FROM closed.t", "SELECT t.* FROM closed.t"):
+        with refused("42501", "train_data: permission denied for schema closed", hint="SELECT on each"):
+            explain(shop, data)
+    run(db, "GRANT USAGE ON SCHEMA closed TO public")
+    assert verdict(explain(shop, "closed.t")) == "accepted"
+
+
+def test_past_trainings_are_found_by_their_index(shop: Connection, pipeline: str, db: Connection, ann: Person) -> None:
+    """Whether a person has thousands with this pipeline, or thousands with another and none with this one."""
+    run(shop, "SELECT kwdbml.create_training_pipeline('fresh', 'random_forest', 'late', 'shop')")
+    run(
+        db,
+        "INSERT INTO kwdbml.job (type, status, model_name, creator, finished, data_query, data_columns, rows_read,"
+        " pipeline_hash) SELECT 'TRAIN', 'SUCCEEDED', 'public.m', p.creator, now(), 'SELECT 1', '[]', 10, content_hash"
+        " FROM kwdbml.pipeline p, generate_series(1, 3000) WHERE p.name = 'p'",
+        "ANALYZE kwdbml.job",
+    )
+    source = (Path(str(kwdbml.__file__)).parent / "plpy" / "queries.sql").read_text(encoding="utf-8")
+    statement = source.split("-- name: past_trainings(text)\n")[1].split("-- name:")[0]
+    run(shop, f"PREPARE past(text) AS {statement}", "SET plan_cache_mode = force_generic_plan")
+    for name in ("p", "fresh"):
+        pipeline_id = one(shop, "SELECT id::text FROM kwdbml.pipeline WHERE name = %s", [name])
+        plan = "\n".join(row[0] for row in rows(shop, f"EXPLAIN EXECUTE past('{pipeline_id}')"))
+        assert "Index Scan using job_trained" in plan, plan
+        assert "Index Cond: ((creator = CURRENT_USER) AND (pipeline_hash = " in plan, plan
+
+
 def test_a_wide_table_and_odd_names(ann: Person) -> None:
     names = [f"c{n}" for n in range(1590)] + ["select", 'a "b" c', "温度", "Up", "x.y", "%s", "$1", "a'; --"]
     quoted = ", ".join('"' + n.replace('"', '""') + '" real' for n in names)
@@ -265,7 +307,8 @@ def test_seconds_from_past_jobs(shop: Connection, model: str, db: Connection, wo
         " FROM (SELECT *, ('{1 s,2 s,99 s}'::interval[])[row_number() OVER (ORDER BY created)] AS took"
         " FROM kwdbml.job) s, kwdbml.job j WHERE j.id = a.job_id AND s.id = j.id")  # fmt: skip
     assert of(explain(shop), "estimate")[2] == (
-        "seconds", "6.0", None, "estimated", "median of 3 trainings of this pipeline, of 10 rows, scaled by rows"
+        "seconds", "6.0", None, "estimated",
+        "median of your last 3 trainings with this pipeline, of 10 rows, scaled by rows",
     )  # fmt: skip
     run(shop, "SELECT kwdbml.create_training_pipeline('same', 'logistic_regression', 'late', 'shop',"
               " features => ARRAY['amount', 'kind'])",

@@ -332,23 +332,36 @@ def test_a_request_is_of_who_the_function_runs_as(
         assert granted(db) == []
 
 
-def test_operators_that_stand_in_the_callers_way(
-    shop: Connection, two_versions: str, bob: Person, db: Connection
+#: what an IMMUTABLE function tries when the planner runs it, at the call
+PLANNED = (
+    "PERFORM x FROM secret", "PERFORM token FROM kwdbml.attempt", "PERFORM set_config('role', 'kwdbml_worker', true)",
+    "PERFORM FROM kwdbml.worker_claim('x', '{local}', '1 min')", "PERFORM pg_read_file('/etc/passwd')",
+    "PERFORM kwdbml._do_grant('postgres', '{}')",
+)  # fmt: skip
+
+
+def test_what_is_planned_at_the_call_has_the_callers_rights(
+    shop: Connection, pipeline: str, bob: Person, db: Connection
 ) -> None:
-    """The fronts run with the caller's search_path; another's operator in it that fits better is still not called."""
-    run(
-        bob.connection, "CREATE TABLE tripped (who text)", "GRANT ALL ON tripped TO PUBLIC",
-        "CREATE FUNCTION trip(jsonb, jsonb) RETURNS text LANGUAGE plpgsql"
-        " AS 'BEGIN INSERT INTO public.tripped VALUES (current_user); RETURN NULL; END'",
-        *(f"CREATE OPERATOR {o} (LEFTARG = jsonb, RIGHTARG = jsonb, FUNCTION = trip)" for o in ("#>>", "->>", "->")),
-    )  # fmt: skip
-    assert one(shop, "SELECT kwdbml.set_active_version('m', 2)") == 2
-    assert one(shop, "SELECT kwdbml.grant_privilege_on_model('m', 'syspublic', 'SELECT')") == "syspublic"
-    assert one(shop, "SELECT kwdbml.revoke_privilege_on_model('m', 'syspublic', 'SELECT')") == "syspublic"
-    assert one(shop, "SELECT kwdbml.remove_model('m', 1)") == "public.m"
-    job = one(shop, "SELECT kwdbml.evaluate_model('', 'm', 2, 'shop', 'f1')")
-    assert one(shop, "SELECT kwdbml.cancel_job(%s)", [job]) == job
-    assert one(shop, "SELECT kwdbml.remove_model('m')") == "public.m"
-    assert one(shop, "SELECT kwdbml.remove_training_pipeline('p')") == "public.p"
-    assert rows(db, "SELECT * FROM tripped") == []
-    assert one(shop, "SELECT '{}'::jsonb #>> '{}'") is None  # the trap is set
+    """explain_train and the submitting functions have the query planned, which runs IMMUTABLE functions: as the caller,
+    as a SELECT of his own would, and with nothing of ours lent to it."""
+    run(db, "CREATE TABLE secret (x int)", "INSERT INTO secret VALUES (42)")
+    run(shop, "GRANT SELECT ON shop TO PUBLIC")
+    grant_pipeline(db, bob.name, "TRAIN")
+    evil = "CREATE OR REPLACE FUNCTION evil() RETURNS int IMMUTABLE LANGUAGE plpgsql AS $x$ BEGIN {}; RETURN 0; END $x$"
+    calls = (
+        "SELECT count(*) FROM kwdbml.explain_train('p', $q${}$q$)",
+        "SELECT kwdbml.train_model('p', 'm', $q${}$q$, true, true)",
+        "SELECT kwdbml.create_training_pipeline('q', 'random_forest', 'late', $q${}$q$)",
+    )
+    data = "SELECT * FROM shop WHERE id > evil()"
+    for body in PLANNED:
+        run(bob.connection, evil.format(body))
+        for call in calls:
+            with refused("42501", "permission denied"):
+                one(bob.connection, call.format(data))
+    assert rows(db, "SELECT x FROM secret") == [(42,)]
+    assert one(db, "SELECT count(*) FROM kwdbml.job") == 0
+    run(bob.connection, evil.format("NULL"))
+    for call in calls:
+        assert one(bob.connection, call.format(data))

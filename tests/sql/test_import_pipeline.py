@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import tempfile
 import zipfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -150,6 +152,7 @@ def test_hexadecimal_text_is_recognised(ann: Person, db: Connection) -> None:
         ({"output": '[{"name": "y", "type": "DATE"}]'}, "22023", "DATE"),
         ({"input": '[{"name": "late", "type": "INT"}]'}, "22023", "late"),
         ({"input": "not json"}, "22023", "input_schema"),
+        ({"output": json.dumps([{"name": "é" * 32, "type": "INT"}])}, "22023", "63 bytes"),
         ({"pipeline": None}, "22004", "pipeline_entity"),
     ],
 )
@@ -270,13 +273,27 @@ def test_rolled_back_it_never_was(ann: Person, db: Connection) -> None:
     assert one(db, "SELECT count(*) FROM kwdbml.artefact") == 0
 
 
-def test_nothing_of_a_bundle_runs_in_the_server(ann: Person, tmp_path: Any) -> None:
-    canary = tmp_path / "canary"
-    evil = f"open({str(canary)!r}, 'w')\n"
-    import_pipeline(
-        ann.connection, pipeline=zipped({"pipeline/train.py": evil, "pipeline/__init__.py": evil, "modules.zip": "x"})
-    )
-    assert not canary.exists()
+def test_nothing_of_a_bundle_runs_in_the_server(ann: Person, db: Connection) -> None:
+    """Neither its scripts nor its pickles, where the server's own user could write the canary."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:
+        Path(place).chmod(0o777)
+        canary = Path(place) / "canary"
+        evil = f"open({str(canary)!r}, 'w')\n"
+        pickled = f"cos\nsystem\n(S'touch {canary}'\ntR.".encode()
+        scripts: dict[str, str | bytes] = {
+            "pipeline/train.py": evil,
+            "pipeline/__init__.py": evil,
+            "sitecustomize.py": evil,
+        }
+        extra: dict[str, str | bytes] = {"modules.zip": zipped({"numpy.py": evil}), "requirements.txt": "numpy\n"}
+        import_pipeline(ann.connection, pipeline=zipped({**scripts, **extra}))
+        model = "SELECT kwdbml.import_model('m', '', 'b', 'sklearn_1.3', 'python_3.8', %s, %s, %s, NULL)"
+        bundle = zipped({"model/model.pkl": pickled, **extra})
+        assert one(ann.connection, model, [INPUT, OUTPUT, bundle]) == "public.m,1"
+        assert list(Path(place).iterdir()) == []
+        run(db, f"COPY (SELECT 1) TO '{canary}'")  # the twin: the server can
+        assert canary.exists()
+        canary.unlink()
 
 
 def test_schemas_keep_text_of_any_script(ann: Person) -> None:

@@ -46,6 +46,8 @@ def test_columns_of_show_model(shop: Connection, model: str, call: str) -> None:
         ("kwdbml.show_model(model_name => 'm', model_version => 1)", [1]),
         ("kwdbml.show_models('m')", [1, 2]),
         ("kwdbml.show_models('m', 2)", [2]),
+        ("kwdbml.show_models(model_name => 'm')", [1, 2]),
+        ("kwdbml.show_models(model_version => 2, model_name => 'm')", [2]),
     ],
 )
 def test_every_form_of_show_model(shop: Connection, two_versions: str, call: str, versions: list[int]) -> None:

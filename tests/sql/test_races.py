@@ -17,7 +17,7 @@ import psycopg
 import pytest
 
 from tests.fixtures.bundles import zipped
-from tests.fixtures.database import Connect
+from tests.fixtures.database import Connect, MakeRole
 from tests.sql.support import Connection, Held, Person, Worker, one, refused, rows, run
 
 MODEL = zipped({"model/model.joblib": "not looked at here"})
@@ -25,7 +25,7 @@ FEATURES = '[{"name": "amount", "type": "FLOAT"}, {"name": "kind", "type": "STRI
 TARGET = '[{"name": "late", "type": "INT"}]'
 IMPORT = "SELECT kwdbml.import_model(%s, '', 'b', 'sklearn_1.3', 'python_3.8', %s::jsonb, %s::jsonb, %s, NULL)"
 EVALUATE = "SELECT kwdbml.evaluate_model('', %s, 2, 'shop', 'f1')"
-DEADLINE = 30.0
+DEADLINE = 120.0
 
 #: What must be empty after any race: models, jobs and requests that are not whole.
 BROKEN = """
@@ -117,12 +117,12 @@ def imports(ring: Ring, name: str) -> tuple[str, Step]:
     return "ann", lambda c: one(c, IMPORT, [name, FEATURES, TARGET, MODEL])
 
 
-def land(held: Held) -> Step:
+def land(held: Held, **outcome: Any) -> Step:
     def step(connection: Connection) -> str:
         worker = Worker("", connection)
         put = worker.call("worker_put", held, None, "model", 0, b"model")
         artefacts = [{"id": str(put), "bytes": 5, "sha256": "x"}]
-        return worker.land(held, metrics=[{"objective": "f1", "score": 0.5}], artefacts=artefacts)
+        return worker.land(held, metrics=[{"objective": "f1", "score": 0.5}], artefacts=artefacts, **outcome)
 
     return step
 
@@ -210,18 +210,25 @@ def test_any_two_at_once(ring: Ring, isolation: str, first: str) -> None:
 TRAIN = "SELECT kwdbml.train_model('p', 'n', 'shop', {}, {})"
 
 
-@pytest.mark.parametrize(("made", "ends"), [(0, [(1, False), (2, True)]), (1, [(1, False), (2, False), (3, True)])])
-def test_two_trainings_that_finish_together_are_two_versions(
-    ring: Ring, made: int, ends: list[tuple[int, bool]]
-) -> None:
-    ring.model("n", made)
-    jobs = [one(ring.ann.connection, TRAIN.format("true", "true")) for _ in range(2)]
+def two_landings(ring: Ring, may_exist: str) -> tuple[list[str], Connection, Future[Any], Connection]:
+    """Two trainings of "n" that both finish: their jobs, the connection of the first, which has not committed, and the
+    second, which waits for it."""
+    jobs = [str(one(ring.ann.connection, TRAIN.format(may_exist, "true"))) for _ in range(2)]
     held = [ring.claimer.claim(job) for job in jobs]
     first, second = ring.connection("worker"), ring.connection("worker")
     land(held[0])(first)
     after = meanwhile(land(held[1]), second)
     ring.wait(second, after)
     assert not after.done()
+    return jobs, first, after, second
+
+
+@pytest.mark.parametrize(("made", "ends"), [(0, [(1, False), (2, True)]), (1, [(1, False), (2, False), (3, True)])])
+def test_two_trainings_that_finish_together_are_two_versions(
+    ring: Ring, made: int, ends: list[tuple[int, bool]]
+) -> None:
+    ring.model("n", made)
+    _, first, after, second = two_landings(ring, "true")
     first.commit()
     assert outcome(after, second) is None
     assert rows(ring.db, "SELECT version, active FROM kwdbml.model_version ORDER BY 1") == ends
@@ -229,12 +236,7 @@ def test_two_trainings_that_finish_together_are_two_versions(
 
 
 def test_of_two_for_a_new_name_the_second_is_told(ring: Ring) -> None:
-    jobs = [one(ring.ann.connection, TRAIN.format("false", "true")) for _ in range(2)]
-    held = [ring.claimer.claim(job) for job in jobs]
-    first, second = ring.connection("worker"), ring.connection("worker")
-    land(held[0])(first)
-    after = meanwhile(land(held[1]), second)
-    ring.wait(second, after)
+    _, first, after, second = two_landings(ring, "false")
     first.commit()
     assert outcome(after, second) == "42710"
     assert rows(ring.db, "SELECT version, active FROM kwdbml.model_version") == [(1, True)]
@@ -242,12 +244,7 @@ def test_of_two_for_a_new_name_the_second_is_told(ring: Ring) -> None:
 
 
 def test_a_landing_that_rolls_back_leaves_the_other_alone(ring: Ring) -> None:
-    jobs = [one(ring.ann.connection, TRAIN.format("false", "true")) for _ in range(2)]
-    held = [ring.claimer.claim(job) for job in jobs]
-    first, second = ring.connection("worker"), ring.connection("worker")
-    land(held[0])(first)
-    after = meanwhile(land(held[1]), second)
-    ring.wait(second, after)
+    jobs, first, after, second = two_landings(ring, "false")
     first.rollback()
     assert outcome(after, second) is None
     assert rows(ring.db, "SELECT version, active, job_id::text FROM kwdbml.model_version") == [(1, True, jobs[1])]
@@ -315,3 +312,44 @@ def test_removed_between_the_end_of_a_job_and_the_next(ring: Ring) -> None:
     with refused("55000"):
         ring.claimer.land(held)
     ring.whole()
+
+
+@pytest.mark.parametrize("gone", ["version", "right", "pipeline"])
+def test_what_goes_while_a_call_looks_at_its_data(
+    ring: Ring, role: MakeRole, dsn: str, connect: Connect, gone: str
+) -> None:
+    """The version was there when the call looked, and is not when the job is inserted: said in our words."""
+    ring.model("n")
+    holder, ann = connect(dsn), ring.ann.connection
+    bob = role("bob")
+    run(ann, "GRANT SELECT ON shop TO PUBLIC", (
+        "CREATE FUNCTION hold() RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$BEGIN"
+        " PERFORM pg_advisory_lock(7); PERFORM pg_advisory_unlock(7); RETURN true; END$$"
+    ))  # fmt: skip
+    one(ann, "SELECT kwdbml.grant_privilege_on_model('n', %s, 'EVALUATE')", [bob.name])
+    one(ann, "SELECT kwdbml.grant_privilege_on_training_pipeline('p', %s, 'TRAIN')", [bob.name])
+    call = {
+        "pipeline": "SELECT kwdbml.train_model('p', 'new', 'SELECT * FROM shop WHERE hold()', true, true)",
+    }.get(gone, "SELECT kwdbml.evaluate_model('', 'n', 2, 'SELECT * FROM shop WHERE hold()', 'f1')")
+    take = {
+        "version": "SELECT kwdbml.remove_model('n', 2)",
+        "right": f"SELECT kwdbml.revoke_privilege_on_model('n', '{bob.name}', 'ALL')",
+        "pipeline": "SELECT kwdbml.remove_training_pipeline('p')",
+    }[gone]
+    asks = bob.connect(autocommit=False)
+    for taken in (False, True):
+        run(holder, "SELECT pg_advisory_lock(7)")
+        asked = meanwhile(lambda c: one(c, call), asks)
+        ring.wait(asks, asked)
+        assert not asked.done()
+        if taken:
+            one(ann, take)
+        run(holder, "SELECT pg_advisory_unlock(7)")
+        if taken:
+            error = asked.exception(timeout=DEADLINE)
+            assert "meanwhile" in str(error)
+            assert outcome(asked, asks) == "42704"
+        else:
+            assert asked.exception(timeout=DEADLINE) is None
+            asks.rollback()
+    assert rows(ring.db, "SELECT FROM kwdbml.job WHERE creator = %s", [bob.name]) == []

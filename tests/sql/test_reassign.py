@@ -174,6 +174,41 @@ def dropped(db: Connection, name: str) -> None:
     db.execute(sql.SQL("DROP ROLE {}").format(who))
 
 
+def test_nothing_of_kwdbml_keeps_a_role(
+    estate: Connection, db: Connection, admin: Person, ann: Person, bob: Person, role: MakeRole
+) -> None:
+    """DROP ROLE alone does, for somebody who has models, grants, memberships and no tables; all others go on."""
+    dora = role("dora", member_of=["kwdbml_admin", ann.name])
+    mine = dora.connect()
+    imported(mine, "public.doras")
+    for who in ("syspublic", bob.name):
+        run(mine, f"SELECT kwdbml.grant_privilege_on_model('doras', '{who}', 'SELECT')")
+    run(estate, f"SELECT kwdbml.grant_privilege_on_model('m', '{dora.name}', 'PREDICT')",
+                f"SELECT kwdbml.grant_privilege_on_training_pipeline('p', '{dora.name}', 'ALL')")  # fmt: skip
+    assert one(admin.connection, REASSIGN, [dora.name, bob.name]) == bob.name
+    mine.close()
+    db.execute(sql.SQL("DROP ROLE {}").format(dora.identifier))
+    seen = "SELECT array_agg(name ORDER BY name) FROM kwdbml.show_models()"
+    people = ((ann, ["carls", "doras", "m"]), (bob, ["carls", "doras", "m"]), (admin, ["carls", "doras", "m"]))
+    for person, names in people:
+        assert one(person.connection, seen) == names
+    assert one(role("anybody").connect(), seen) == ["doras"]
+    assert one(bob.connection, "SELECT kwdbml.has_model_privilege('m', %s, 'PREDICT')", [bob.name])
+
+
+def test_tables_are_postgresqls_to_reassign(
+    estate: Connection, db: Connection, admin: Person, ann: Person, bob: Person
+) -> None:
+    """In either order, and what ann owned is bob's: her table, and the model that learned from it."""
+    one(admin.connection, REASSIGN, [ann.name, bob.name])
+    with pytest.raises(psycopg.errors.DependentObjectsStillExist):
+        db.execute(sql.SQL("DROP ROLE {}").format(ann.role.identifier))
+    db.execute(sql.SQL("REASSIGN OWNED BY {} TO {}").format(ann.role.identifier, bob.role.identifier))
+    dropped(db, ann.name)
+    assert one(bob.connection, "SELECT count(*) FROM shop") == 30
+    assert one(bob.connection, "SELECT kwdbml.train_model('p', 'm', 'shop', true, true)")
+
+
 @pytest.mark.parametrize("first", ["reassign", "drop"])
 def test_a_new_role_of_the_old_name_inherits_nothing(
     estate: Connection, db: Connection, admin: Person, ann: Person, bob: Person, first: str

@@ -184,3 +184,58 @@ def test_a_hand_written_request_passes_the_same_checks(ann: Role, role: MakeRole
                 eve.execute("INSERT INTO kwdbml.request (kind, arguments) VALUES (%s, %s)", [kind, arguments])
     assert versions(connection) == [(1, 1)]
     connection.execute(ask, ["set_active_version", str(model[0])])
+
+
+@pytest.mark.parametrize(
+    "name", ["bad name", "m;drop", "1m", "_m", "a-b", 'a"b', "a`b", "a{", "", "m" * 64, "a\nb"]
+)  # fmt: skip
+def test_a_name_that_no_function_could_say_is_not_asked_for_by_hand(ann: Role, name: str) -> None:
+    connection = ann.connect()
+    ask = (
+        "INSERT INTO kwdbml.request (kind, arguments, bundles) VALUES ('import_model', jsonb_build_object('schema',"
+        " 'public', 'name', %s::text, 'problem_type', 'b', 'features', %s::jsonb, 'target', %s::jsonb, 'framework',"
+        " 'sklearn_1.3', 'runtime', 'python_3.8'), ARRAY[%s::bytea]) RETURNING answer #>> '{}'"
+    )
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="invalid model name"):
+        connection.execute(ask, [name, X, Y, MODEL])
+    assert connection.execute("SELECT FROM kwdbml.model").fetchall() == []
+    for good in ("m1_", "\u00fcber"):
+        assert connection.execute(ask, [good, X, Y, MODEL]).fetchone() == (f"public.{good},1",)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "'m', 'd', 'B', 'sklearn_1.3', 'python_3.8', {x}, {y}, {z}, NULL",
+        "'m', 'd', 'B', 'sklearn_1.3', 'python_3.8', {x}::jsonb, {y}::jsonb, {z}, NULL",
+        "'m', 'd', 'B', 'sklearn_1.3', 'python_3.8', {x}::text, {y}::text, {z}, NULL",
+        "'m', NULL, 'Binary_Classification', 'SKLEARN_1.3', 'Python_3.8', {x}::jsonb, {y}::jsonb, {z}, NULL, NULL",
+        "'m', 'd', 'b', 'sklearn_1.3', 'python_3.8', {x}::jsonb, {y}::jsonb, {z}, NULL, '[]'::jsonb",
+        "'m', 'd', 'b', 'sklearn_1.3', 'python_3.8', {x}::text, {y}::text, {z}, NULL, '[]'::text",
+        "'m', 'd', 'b', 'sklearn_1.3', 'python_3.8', {x}, {y}, {z}, NULL, metrics => '[]'",
+        ("model_name => 'm', description => 'd', problem_type => 'B', framework => 'sklearn_1.3',"
+         " runtime => 'python_3.8', input_schema => {x}, output_schema => {y}, model_entity => {z},"
+         " transformer_entity => NULL"),
+    ],
+)  # fmt: skip
+def test_every_form_of_import_model(ann: Role, arguments: str) -> None:
+    connection = ann.connect()
+    call = arguments.format(x=f"'{X}'", y=f"'{Y}'", z=f"'\\x{MODEL.hex()}'::bytea")
+    for version in (1, 2):
+        assert connection.execute(f"SELECT kwdbml.import_model({call})".encode()).fetchone() == (f"public.m,{version}",)
+
+
+@pytest.mark.parametrize(
+    ("call", "answer"),
+    [
+        ("set_active_version('m', '2')", 2), ("set_active_version('PUBLIC.m', 2::smallint)", 2),
+        ("set_active_version(model_version => 0, model_name => 'm')", 3), ("remove_model('m', '2')", "public.m"),
+        ("remove_model(model_version => 0, model_name => 'm')", "public.m"), ("remove_model(' m ')", "public.m"),
+        ("remove_model(model_name => 'public.m')", "public.m"),
+    ],
+)  # fmt: skip
+def test_every_form_of_changing_a_model(ann: Role, call: str, answer: Any) -> None:
+    connection = ann.connect()
+    for _ in range(3):
+        imported(connection)
+    assert connection.execute(f"SELECT kwdbml.{call}".encode()).fetchone() == (answer,)

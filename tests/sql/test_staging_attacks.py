@@ -6,15 +6,23 @@ attempt has a twin: the same shape of query with a harmless function, which is r
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
+from kwdbml.dataset import DatabaseError
 from tests.sql.support import Connection, Person, Worker, one, refused_staging, rows, run
 
-CATALOGUES = ("pg_proc", "pg_class", "pg_type", "pg_namespace", "pg_authid", "pg_auth_members", "pg_default_acl")
+CATALOGUES = ("pg_proc", "pg_class", "pg_type", "pg_namespace", "pg_default_acl", "pg_largeobject_metadata")
+#: The cluster's, without what other tests may be making at this moment: their roles' names end so.
+ROLES = (
+    "SELECT ARRAY[(SELECT count(*) FROM pg_roles WHERE rolname !~ '_[0-9a-f]{8}$'),"
+    " (SELECT count(*) FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.member"
+    "  WHERE r.rolname !~ '_[0-9a-f]{8}$' OR r.rolname IN (%s, %s))]"
+)
 
 
 class Stage:
@@ -32,7 +40,7 @@ class Stage:
     def function(self, body: str, *, options: str = "VOLATILE", name: str = "evil") -> None:
         """``evil(integer) RETURNS integer`` of Ann's, whose body is PL/pgSQL."""
         run(self.ann.connection, (
-            f"CREATE FUNCTION {name}(i integer) RETURNS integer LANGUAGE plpgsql {options}"
+            f"CREATE OR REPLACE FUNCTION {name}(i integer) RETURNS integer LANGUAGE plpgsql {options}"
             f" AS $$ BEGIN {body}; RETURN i; END $$"
         ))  # fmt: skip
 
@@ -47,7 +55,15 @@ class Stage:
         return self.stage()
 
     def catalogue(self) -> list[int]:
-        return [int(one(self.db, f"SELECT count(*) FROM pg_catalog.{c}")) for c in CATALOGUES]
+        own = [int(one(self.db, f"SELECT count(*) FROM pg_catalog.{c}")) for c in CATALOGUES]
+        return [*own, *one(self.db, ROLES, [self.ann.name, str(conninfo_to_dict(self.worker.dsn)["user"])])]
+
+    def canaries(self) -> list[Any]:
+        """What no attempt may change."""
+        told = [notify.channel for notify in self.db.notifies(timeout=0)]
+        role = rows(self.db, "SELECT * FROM pg_roles WHERE rolname = %s", [self.ann.name])
+        tables = (rows(self.db, f"TABLE {name}") for name in ("secret", "canary", "mine", "t"))
+        return [self.catalogue(), told, role, *tables]
 
 
 @pytest.fixture
@@ -55,59 +71,94 @@ def stage(ann: Person, db: Connection, worker: Worker, tmp_path: Path) -> Stage:
     return Stage(ann, db, worker, tmp_path)
 
 
-#: what tries to become somebody else, write, or stay: (body, SQLSTATE)
-ATTEMPTS = [
-    ("PERFORM set_config('role', 'none', true)", "42501"),
-    ("PERFORM set_config('role', session_user, false)", "42501"),
-    ("PERFORM set_config('role', 'postgres', true)", "42501"),
-    ("PERFORM set_config('session_authorization', 'postgres', true)", "42501"),
-    ("SET LOCAL ROLE NONE", "42501"),
-    ("RESET ROLE", "42501"),
-    ("EXECUTE 'SET SESSION AUTHORIZATION DEFAULT'", "42501"),
-    ("SET LOCAL SESSION AUTHORIZATION postgres", "42501"),
-    ("PERFORM x FROM secret", "42501"),
-    ("PERFORM FROM kwdbml.worker_claim('x', '{local}', '1 min')", "42501"),
-    ("PERFORM FROM kwdbml.artefact_chunk", "42501"),
-    ("PERFORM token FROM kwdbml.attempt", "42501"),
-    ("INSERT INTO mine VALUES (1)", "25006"),
-    ("UPDATE t SET amount = 0", "25006"),
-    ("DELETE FROM t", "25006"),
-    ("CREATE TABLE left_behind (x int)", "25006"),
-    ("EXECUTE 'CREATE FUNCTION left_behind() RETURNS int LANGUAGE sql AS ''SELECT 1'''", "25006"),
-    ("PERFORM nextval('mine_seq')", "25006"),
-    ("ALTER TABLE t ADD COLUMN more int", "25006"),
-    ("EXECUTE 'GRANT ALL ON t TO PUBLIC'", "25006"),
-    ("PERFORM set_config('transaction_read_only', 'off', true)", "25001"),
-    ("SET TRANSACTION READ WRITE", "25001"),
-    ("COMMIT", "2D000"),
-    ("ROLLBACK", "2D000"),
-    ("COPY t TO PROGRAM 'touch {canary}'", "42501"),
-    ("COPY t TO '{canary}'", "42501"),
-    ("EXECUTE 'COPY (SELECT 1) TO PROGRAM ''touch {canary}'''", "42501"),
-    ("PERFORM pg_read_file('/etc/passwd')", "42501"),
-    ("PERFORM lo_export(1, '{canary}')", "42501"),
-    ("EXECUTE 'LISTEN kwdbml_wake'", None),
-    ("NOTIFY kwdbml_wake, 'x'", None),
-]  # fmt: skip
+#: what tries to become somebody else, write, stay, or reach further: by the SQLSTATE that it meets
+ATTEMPTS = {
+    "42501": (
+        "PERFORM set_config('role', 'none', true)",
+        "PERFORM set_config('role', session_user, false)",
+        "PERFORM set_config('role', 'postgres', true)",
+        "PERFORM set_config('session_authorization', 'postgres', true)",
+        "SET LOCAL ROLE NONE",
+        "RESET ROLE",
+        "EXECUTE 'SET SESSION AUTHORIZATION DEFAULT'",
+        "SET LOCAL SESSION AUTHORIZATION postgres",
+        "PERFORM set_config('session_replication_role', 'replica', true)",
+        "PERFORM x FROM secret",
+        "PERFORM FROM kwdbml.worker_claim('x', '{local}', '1 min')",
+        "PERFORM kwdbml.worker_cleaned('x')",
+        "PERFORM FROM kwdbml.artefact_chunk",
+        "PERFORM token FROM kwdbml.attempt",
+        "COPY t TO PROGRAM 'touch {file}'",
+        "COPY t TO '{file}'",
+        "EXECUTE 'COPY (SELECT 1) TO PROGRAM ''touch {file}'''",
+        "EXECUTE 'COPY mine FROM PROGRAM ''echo 1'''",
+        "PERFORM pg_read_file('/etc/passwd')",
+        "PERFORM pg_ls_dir('/')",
+        "PERFORM lo_export(1, '{file}')",
+        "PERFORM lo_import('/etc/passwd')",
+        "PERFORM pg_terminate_backend(pg_backend_pid())",
+        "PERFORM pg_cancel_backend(pg_backend_pid())",
+        "PERFORM pg_reload_conf()",
+        "LOAD 'plpython3'",
+    ),
+    "25006": (
+        "INSERT INTO mine VALUES (1)",
+        "UPDATE t SET amount = 0",
+        "DELETE FROM t",
+        "PERFORM FROM t FOR UPDATE",
+        "CREATE TABLE left_behind (x int)",
+        "CREATE TEMP TABLE left_behind (x int)",
+        "EXECUTE 'CREATE FUNCTION left_behind() RETURNS int LANGUAGE sql AS ''SELECT 1'''",
+        "EXECUTE 'CREATE RULE r AS ON INSERT TO mine DO ALSO SELECT 1'",
+        "PERFORM nextval('mine_seq')",
+        "ALTER TABLE t ADD COLUMN more int",
+        "EXECUTE 'GRANT ALL ON t TO PUBLIC'",
+        "EXECUTE 'ALTER ROLE ' || quote_ident(current_user) || ' PASSWORD ''x'''",
+        "UPDATE kwdbml.job SET status = 'CANCELED'",
+        "PERFORM kwdbml.create_training_pipeline('mine', 'random_forest', 'late', 't')",
+    ),
+    "25001": ("PERFORM set_config('transaction_read_only', 'off', true)", "SET TRANSACTION READ WRITE"),
+    "2D000": ("COMMIT", "ROLLBACK", "EXECUTE 'DO $x$ BEGIN COMMIT; END $x$'"),
+    "": (
+        "EXECUTE 'LISTEN kwdbml_wake'",
+        "NOTIFY canary, 'x'",
+        "PERFORM lo_create(0)",
+        "PERFORM set_config('search_path', 'kwdbml', false)",
+        "NULL",
+    ),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(("body", "sqlstate"), ATTEMPTS)
-def test_a_function_in_the_query(stage: Stage, body: str, sqlstate: str | None, tmp_path: Path) -> None:
-    canary = tmp_path / "canary"
+@pytest.mark.parametrize("sqlstate", ATTEMPTS)
+def test_a_function_in_the_query(stage: Stage, sqlstate: str, tmp_path: Path) -> None:
+    """Those of the last row are allowed: they change nothing that outlives the reading. NULL is the harmless twin."""
+    file = tmp_path / "canary"
     tmp_path.chmod(0o777)
     run(stage.ann.connection, "CREATE SEQUENCE mine_seq")
-    stage.function(body.replace("{canary}", str(canary)))
+    run(stage.db, "LISTEN canary")
+    stage.function("NULL")
     stage.submit("SELECT evil(amount) AS amount, late FROM t")
-    before = stage.catalogue()
-    if sqlstate is None:
-        assert stage.stage().num_rows == 10
-    else:
-        with refused_staging(sqlstate):
-            stage.stage()
-    assert stage.catalogue() == before
-    assert not canary.exists()
-    assert rows(stage.db, "SELECT x FROM secret") == [(42,)]
-    assert one(stage.db, "SELECT count(*) FROM mine") == 0
+    held = stage.worker.claim()
+    before = stage.canaries()
+    for body in ATTEMPTS[sqlstate]:
+        stage.function(body.replace("{file}", str(file)))
+        with refused_staging(sqlstate) if sqlstate else contextlib.nullcontext():
+            assert stage.worker.stage(held, stage.path / "data.arrow")[1].num_rows == 10
+        assert stage.canaries() == before, body
+        assert not file.exists(), body
+    stage.function("NULL")
+    assert stage.worker.stage(held, stage.path / "data.arrow")[1].num_rows == 10
+
+
+def test_the_token_is_not_to_be_seen(stage: Stage) -> None:
+    """It is the right to end the job. The names of what reads, and the statement itself, are."""
+    seen = "current_query(), (SELECT string_agg(proname, ' ') FROM pg_proc WHERE proname ~ '^_stage')"
+    stage.function(f"RAISE 'seen: % %', {seen}")
+    stage.submit("SELECT evil(amount) AS amount, late FROM t")
+    held = stage.worker.claim()
+    with pytest.raises(DatabaseError, match=r"seen: .*kwdbml\._stage_\w+.* _stage_") as caught:
+        stage.worker.stage(held, stage.path / "data.arrow")
+    assert held.token.hex not in caught.value.message.replace("-", "")
 
 
 SHAPES = {
@@ -188,19 +239,32 @@ def test_who_the_query_runs_as(stage: Stage) -> None:
     assert [c.to_pylist() for c in table.columns] == [[1], [1]]
 
 
+#: what a session can keep; the cursor's query would run at COMMIT, as the session's role
+KEEPS = (
+    "DECLARE c%s CURSOR WITH HOLD FOR SELECT pg_notify('canary', session_user)",
+    "PREPARE s%s AS SELECT 1",
+    "LISTEN canary%s",
+    "SET application_name = kept%s",
+    "SELECT pg_advisory_lock(%s)",
+)
+
+
 def test_what_a_session_keeps_is_gone_with_it(stage: Stage) -> None:
-    stage.function("EXECUTE 'DECLARE c CURSOR WITH HOLD FOR SELECT set_config(''role'', ''none'', true)'")
-    stage.submit("SELECT evil(amount) AS amount, late FROM t")
-    with pytest.raises(Exception, match=r"cursor|DECLARE|CREATE|cannot"):
-        stage.stage()
-    stage.function("EXECUTE format('PREPARE s%s AS SELECT 1', i)", name="prepares")
-    assert stage.read("SELECT prepares(amount) AS amount, late FROM t").num_rows == 10
-    with psycopg.connect(stage.worker.dsn) as other:
-        assert other.execute("SELECT count(*) FROM pg_prepared_statements").fetchone() == (0,)
-    assert (
-        one(stage.db, "SELECT count(*) FROM pg_stat_activity WHERE usename LIKE 'worker%' AND state LIKE 'idle in%'")
-        == 0
-    )
+    run(stage.db, "LISTEN canary", "SET lock_timeout = '20s'")
+    for number, kept in enumerate(KEEPS):
+        stage.function(f"EXECUTE format($x${kept}$x$, i)", name=f"keeps_{number}")
+    evil = " + ".join(f"0 * keeps_{number}(amount)" for number in range(len(KEEPS)))
+    assert stage.read(f"SELECT amount + {evil} AS amount, late FROM t").num_rows == 10
+    run(stage.db, "SELECT pg_advisory_lock(1)")  # the backend that held it is gone
+    left = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name ~ '^kept'"
+    assert one(stage.db, left) == 0
+    assert list(stage.db.notifies(timeout=0)) == []
+    own = stage.ann.role.connect(autocommit=False)  # the twin: in a session of hers that commits, all of it is there
+    one(own, "SELECT keeps_0(11) + keeps_1(11)")
+    own.commit()
+    assert one(own, "SELECT count(*) FROM pg_prepared_statements WHERE name = 's11'") == 1
+    (told,) = stage.db.notifies(timeout=20, stop_after=1)
+    assert told.payload == stage.ann.name
 
 
 @pytest.mark.parametrize("before", [True, False])
@@ -217,7 +281,8 @@ def test_a_hostile_search_path(stage: Stage, before: bool) -> None:
     run(
         stage.ann.connection,
         *(trap.format(*f) for f in (("set_config", "text, text, boolean", "text"), ("format", "text, text", "text"),
-                                    ("replace", "text, text, text", "text"), ("count", "integer", "bigint"))),
+                                    ("replace", "text, text, text", "text"), ("count", "integer", "bigint"),
+                                    ("current_setting", "text", "text"))),
         "CREATE TABLE evil.pg_type (oid oid)", "CREATE TABLE evil.pg_class (oid oid)", "CREATE TABLE evil.job (x int)",
         "CREATE TABLE evil.t AS SELECT n AS amount, 1 AS late FROM generate_series(1, 3) AS n",
         f"SET search_path = {hostile}",

@@ -297,7 +297,7 @@ def test_positive_label_of_a_binary_problem(shop: Connection, model: str) -> Non
     ("data", "sqlstate", "word", "hint"),
     [
         ("SELECT $1 FROM shop", "42P02", "$1", "no parameters"),
-        ("SELECT 'a'::int AS late FROM shop", "22P02", '"a"', "cast"),
+        ("SELECT 'a'::int AS late FROM shop", "22P02", '"a"', "CASE"),
         ("SELECT nope FROM shop", "42703", "nope", "lower case"),
         ("SELECT * FROM nothing", "42P01", "nothing", "search_path"),
         ("nothing", "42P01", "nothing", "search_path"),
@@ -305,7 +305,7 @@ def test_positive_label_of_a_binary_problem(shop: Connection, model: str) -> Non
         ("SELECT amount + kind AS x FROM shop", "42883", "+", "cast"),
         ("SELECT count(*), kind FROM shop", "42803", "kind", "GROUP BY"),
         ("SELECT kind::nope FROM shop", "42704", "nope", "exists"),
-        ("SELECT 1 / 0 AS amount", "22012", "division by zero", "by itself"),
+        ("SELECT 1 / 0 AS amount", "22012", "division by zero", "nullif"),
     ],
 )
 def test_what_postgresql_says_of_a_query(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,10 @@ from hypothesis import strategies as st
 from kwdbml.errors import KwdbmlError
 from kwdbml.plpy import bundles
 from kwdbml.steps import archive
+from kwdbml.steps.bundle import Bundle
 from kwdbml.steps.failure import BadBundle, BadReturn
 from tests.fixtures import zips
+from tests.fixtures.bundles import zipped
 
 LIMIT = 100 << 20
 GOOD = zips.good()
@@ -75,6 +78,37 @@ def test_the_step_refuses_what_came_another_way(tmp_path: Path, canary: Path, ma
         unpacked(tmp_path, make())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "b.zip", "canary"]
     assert canary.read_text() == "untouched"
+
+
+def linked() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as modules:
+        link = zipfile.ZipInfo("helper.py")
+        link.external_attr = 0o120777 << 16
+        modules.writestr(link, "/etc/passwd")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("wheel", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [linked, lambda: zipped({"../canary": b"x"}), lambda: zipped({"/canary": b"x"}), zips.damaged, zips.lzma],
+)
+def test_what_lies_inside_a_bundle_is_no_way_around(
+    tmp_path: Path, canary: Path, make: Callable[[], bytes], *, wheel: bool
+) -> None:
+    """modules.zip, and a wheel in it."""
+
+    def bundle(content: bytes, home: str) -> Bundle:
+        modules = zipped({"own-1.0-py3-none-any.whl": content}) if wheel else content
+        (tmp_path / "b.zip").write_bytes(zipped({zips.GOOD: zips.CODE, "modules.zip": modules}))
+        return Bundle.unpack(tmp_path / "b.zip", tmp_path / home / "b", "the bundle", "pipeline")
+
+    with pytest.raises(BadBundle, match=r"the bundle's modules\.zip"):
+        bundle(make(), "in")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.zip", "canary", "in"]
+    assert canary.read_text() == "untouched"
+    assert bundle(zipped({"helper.py": b""}), "twin").has(zips.GOOD)
 
 
 @given(st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), min_size=1, max_size=12))

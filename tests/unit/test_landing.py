@@ -129,3 +129,35 @@ def test_an_odd_error_is_still_one(workspace: Workspace, text: str) -> None:
     assert set(error) == {"type", "message", "step", "traceback"}
     assert len(json.dumps(error)) < 3_000_000
     json.dumps(error, allow_nan=False).encode()
+
+
+def test_what_was_held_out(workspace: Workspace) -> None:
+    metrics = [{"objective": "f1", "score": 0.5}, {"objective": "auc", "score": float("nan")}]
+    held = {"method": "last", "rows_train": 4, "rows_test": 1, "hash": "0" * 64, "metrics": metrics, "problem": None}
+    _write(workspace, {"hold_out": held | {"positive_label": "yes", "active": {"problem": "a\0b"}}})
+    assert landing.outcome_of(workspace, "b")["held_out"] == {
+        "hash": "0" * 64,
+        "rows": 1,
+        "metrics": [
+            {"objective": "f1", "score": 0.5, "positive_label": "yes"},
+            {"objective": "auc", "score": None, "positive_label": "yes"},
+        ],
+        "problem": None,
+        "active": {"metrics": None, "problem": "a\ufffdb"},
+    }
+
+
+@pytest.mark.parametrize("digest", [None, "", "0" * 63, "0" * 65, "G" * 64, 5, ["0" * 64]])
+def test_a_hash_that_is_none(workspace: Workspace, digest: Any) -> None:
+    _write(workspace, {"hold_out": {"hash": digest}})
+    assert landing.outcome_of(workspace, "b")["held_out"]["hash"] is None
+
+
+@pytest.mark.parametrize(
+    "held",
+    [5, [1], {"rows_test": -1}, {"metrics": [5]}, {"metrics": 5}, {"metrics": [{"objective": 1}]}, {"active": 5}],
+)
+def test_held_out_of_another_shape(workspace: Workspace, held: Any) -> None:
+    _write(workspace, {"hold_out": held})
+    with pytest.raises(InvalidParameter, match=r"result\.json"):
+        landing.outcome_of(workspace, "b")

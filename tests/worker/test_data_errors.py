@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from kwdbml.worker.failure import CURES
+from kwdbml.cures import CURES
 from tests.worker.conftest import Employ
 from tests.worker.site import Site
 

@@ -183,6 +183,8 @@ async def test_a_version_tells_where_it_came_from_to_those_who_may_see_it(
         "pipeline_name": "public.p",
         "pipeline_hash": content,
         "libraries": {"numpy": "2"},
+        "holdout_hash": None,
+        "holdout_metrics": None,
     }
     queries = [("SELECT * FROM public.trips", 50), ("SELECT * FROM trips WHERE id > 10", 40)]
     lineages = [row[0] for row in await site.rows("SELECT lineage FROM kwdbml.show_model('m')")]

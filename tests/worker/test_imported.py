@@ -32,12 +32,25 @@ DOUBLING = {
 #: Unpickled, it reads what only the worker may see.
 CANARY = "the worker's own"
 WRITTEN = Path("/usr/lib/kwdbml-canary")
-PRYING = (
-    "import os\nclass Prying:\n"
-    "    def __setstate__(self, state):\n"
-    "        print('seen:', {k: v for k, v in os.environ.items() if 'SECRET' in k})\n"
-    f"        open('{WRITTEN}', 'w')\n"
-)
+PRYING = """
+import os, pathlib, socket
+def attempt(what, try_it):
+    try:
+        print(what, "done", try_it())
+    except OSError as error:
+        print(what, type(error).__name__)
+class Prying:
+    def __setstate__(self, state):
+        print("seen:", {k: v for k, v in os.environ.items() if "SECRET" in k})
+        attempt("its own", lambda: "job_id" in pathlib.Path("/job/in/job.json").read_text())
+        attempt("staged", lambda: len(list(pathlib.Path("SCRATCH").iterdir())))
+        attempt("file", lambda: pathlib.Path("SECRET").read_text())
+        attempt("passwords", lambda: pathlib.Path("/etc/shadow").read_text())
+        attempt("database", lambda: socket.create_connection(("127.0.0.1", PORT), 5))
+        said = lambda: [p.read_text() for p in pathlib.Path("/proc").glob("[0-9]*/cmdline")]
+        attempt("processes", lambda: [line for line in said() if "worker" in line or "postgres" in line])
+        open("WRITTEN", "w")
+"""
 
 
 async def imported(
@@ -124,17 +137,25 @@ async def test_what_cannot_be_read_is_the_jobs_error(site: Site, launch: Launch)
     assert await site.succeeded(await evaluate(site, 4)) == accuracy(1.0)
 
 
-async def test_a_pickle_runs_in_the_sandbox(site: Site, launch: Launch) -> None:
-    """What it does there reaches neither the worker's environment nor the file system."""
+async def test_a_pickle_runs_in_the_sandbox(site: Site, launch: Launch, scratch: Path) -> None:
+    """What it does there reaches its own files, and neither the worker, the database, nor the file system."""
     await steps(site)
-    modules = zipped({"prying.py": PRYING})
+    secret = scratch.parent / "secret"
+    secret.write_text(CANARY)
+    secret.chmod(0o644)
+    prying = PRYING.replace("PORT", str(site.db.info.port)).replace("WRITTEN", str(WRITTEN))
+    prying = prying.replace('"SCRATCH"', repr(str(scratch))).replace('"SECRET").read', f"{str(secret)!r}).read")
     pickled = b"cmodules.prying\nPrying\n)\x81}b."
-    await imported(site, {"model/model.pkl": pickled, "modules.zip": modules})
+    await imported(site, {"model/model.pkl": pickled, "modules.zip": zipped({"prying.py": prying})})
     await launch(WORKER_SECRET=CANARY)
     job = await evaluate(site, None)
     assert (await site.failed(job))["type"] == "OSError"
-    assert await site.lines(job) == ["seen: {}"]
+    assert await site.lines(job) == [
+        "seen: {}", "its own done True", "staged FileNotFoundError", "file FileNotFoundError",
+        "passwords FileNotFoundError", "database ConnectionRefusedError", "processes done []",
+    ]  # fmt: skip
     assert not WRITTEN.exists()  # noqa: ASYNC240
+    assert secret.read_text() == CANARY
 
 
 @pytest.mark.parametrize("built_in", [False, True], ids=["alone", "with a pipeline without upload"])

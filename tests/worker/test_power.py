@@ -57,6 +57,26 @@ async def test_a_database_without_the_extension_is_refused(site: Site, employ: E
         await employ()
 
 
+ANOTHER = "UPDATE pg_catalog.pg_extension SET extversion = '0.0.1' WHERE extname = 'kwdbml'"
+
+
+async def test_a_database_of_another_version_is_refused(site: Site, employ: Employ) -> None:
+    await site.run(ANOTHER)
+    with pytest.raises(WrongState, match=r"has kwdbml 0\.0\.1, this worker is \d") as refused:
+        await employ()
+    assert "ALTER EXTENSION kwdbml UPDATE" in refused.value.hint
+
+
+async def test_an_upgrade_ends_a_worker_that_runs(site: Site, launch: Launch) -> None:
+    """It takes nothing more, and says why: a job that comes then waits for a worker of the new version."""
+    worker = await launch()
+    await site.run(ANOTHER)
+    assert await worker.code() == 1
+    assert "error: the database has kwdbml 0.0.1" in worker.log
+    job = await site.train()
+    assert await site.attempts(job) == []
+
+
 async def test_a_refusal_is_told_with_the_cure(worker_dsn: str, launch: Launch, dsn: str, site: Site) -> None:
     with pytest.raises(AssertionError) as refused:
         await launch(dsn=dsn)

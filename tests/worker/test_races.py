@@ -8,13 +8,13 @@ from kwdbml.engines.fake import FakeWorld
 from tests.fixtures.bundles import zipped
 from tests.worker import plays
 from tests.worker.conftest import Employ
-from tests.worker.site import Site
+from tests.worker.site import WANTED_LOCKS, Site
 
 IMPORT = """
 SELECT kwdbml.import_model('m', '', 'b', 'sklearn_1.3', 'python_3.8', '{"name": "x", "type": "FLOAT"}'::jsonb,
                            '{"name": "late", "type": "INT"}'::jsonb, %s, NULL)
 """
-WAITING = "SELECT count(*) = %s FROM pg_locks WHERE NOT granted AND locktype IN ('tuple', 'transactionid')"
+WAITING = f"SELECT count(*) = %s FROM {WANTED_LOCKS} AND locktype IN ('tuple', 'transactionid')"
 
 
 async def test_two_workers_land_after_an_import_that_was_open(site: Site, employ: Employ, world: FakeWorld) -> None:

@@ -16,8 +16,12 @@ BEGIN
     IF FOUND THEN
         RETURN m;
     END IF;
-    SELECT b.* INTO m FROM kwdbml.model b WHERE b.schema = model_schema AND b.name = object FOR UPDATE;
-    IF NOT FOUND THEN
+    SELECT b.* INTO m FROM kwdbml.model b WHERE b.schema = model_schema AND b.name = object;
+    IF FOUND AND may_exist AND kwdbml._model_right(m.id, 'CREATE', who) THEN  -- others neither lock it nor wait
+        SELECT b.* INTO m FROM kwdbml.model b WHERE b.id = m.id FOR UPDATE;
+        PERFORM kwdbml._hold_grants('model', m.id, 'CREATE'), kwdbml._hold_grants('model', m.id, 'UPDATE');
+    END IF;
+    IF m.id IS NULL THEN
         RAISE EXCEPTION 'model % was removed meanwhile', shown USING ERRCODE = '40001', HINT = 'Try again.';
     ELSIF NOT may_exist THEN
         RAISE EXCEPTION 'model % already exists', shown

@@ -53,7 +53,8 @@ DECLARE
 BEGIN
     IF kwdbml._model_right(model, wanted, who) THEN
         SELECT * INTO m FROM kwdbml.model b WHERE b.id = model FOR UPDATE;
-        IF FOUND THEN
+        PERFORM kwdbml._hold_grants('model', model, wanted);
+        IF kwdbml._model_right(model, wanted, who) THEN  -- still, after waiting
             RETURN m;
         END IF;
     END IF;
@@ -100,12 +101,12 @@ $$;
 COMMENT ON FUNCTION kwdbml._given_version(bigint) IS 'checks the number of a version';
 
 -- Contract: id, number and algorithm of a version (NULL: the active one, 0: the newest), which whoever may use the model
--- needs, also without SELECT on it. SECURITY DEFINER: a model's random id is known to those only who see its row.
+-- needs, also without SELECT on it.
 CREATE FUNCTION kwdbml._usable_version(model uuid, wanted bigint, OUT id uuid, OUT version integer, OUT algorithm text)
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
-    SELECT v.id, v.version, v.algorithm INTO id, version, algorithm FROM kwdbml.model_version v
+    SELECT v.id, v.version, v.algorithm INTO id, version, algorithm FROM kwdbml._usable v
     WHERE v.model_id = $1 AND (v.version = $2 OR $2 = 0 OR $2 IS NULL AND v.active) ORDER BY v.version DESC LIMIT 1;
 END
 $$;

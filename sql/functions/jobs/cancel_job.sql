@@ -4,7 +4,7 @@ DECLARE
     found_status text;
 BEGIN
     PERFORM kwdbml._job_id(job_id::text);
-    UPDATE kwdbml.job j SET status = 'CANCELED' WHERE j.id = job_id AND j.status = 'RUNNING';
+    UPDATE kwdbml.job j SET status = 'CANCELED' WHERE j.id = job_id AND j.status OPERATOR(pg_catalog.=) 'RUNNING';
     IF NOT FOUND THEN
         SELECT j.status INTO found_status FROM kwdbml.job j WHERE j.id = job_id;
         IF found_status IS NULL THEN

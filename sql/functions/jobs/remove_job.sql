@@ -7,7 +7,7 @@ BEGIN
             USING ERRCODE = '42501', HINT = 'Only an admin (a member of kwdbml_admin) may. To stop a job of yours: kwdbml.cancel_job(id).';
     END IF;
     PERFORM kwdbml._job_id(job_id::text);
-    UPDATE kwdbml.job j SET status = 'CANCELED' WHERE j.id = job_id AND j.status = 'RUNNING';
+    UPDATE kwdbml.job j SET status = 'CANCELED' WHERE j.id = job_id AND j.status OPERATOR(pg_catalog.=) 'RUNNING';
     DELETE FROM kwdbml.job j WHERE j.id = job_id;
     IF NOT FOUND THEN
         PERFORM kwdbml._no_such_job(job_id);

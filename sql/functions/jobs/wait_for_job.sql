@@ -28,7 +28,7 @@ BEGIN
         EXIT WHEN status <> 'RUNNING' OR pg_catalog.clock_timestamp() >= give_up;
         COMMIT;
         PERFORM pg_catalog.pg_sleep(pause);
-        pause := least(pause * 1.5, 0.5);
+        pause := least(pause OPERATOR(pg_catalog.*) 1.5, 0.5);
     END LOOP;
 END
 $$;

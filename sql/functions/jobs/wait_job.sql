@@ -27,7 +27,7 @@ DECLARE
 BEGIN
     WHILE found_status = 'RUNNING' AND (give_up IS NULL OR pg_catalog.clock_timestamp() < give_up) LOOP
         PERFORM pg_catalog.pg_sleep(pause);
-        pause := least(pause * 1.5, 0.5);
+        pause := least(pause OPERATOR(pg_catalog.*) 1.5, 0.5);
         found_status := kwdbml._waitable_status(job_id);
     END LOOP;
     RETURN found_status;

@@ -25,7 +25,8 @@ BEGIN
                m.target, v.framework, v.runtime, a.version, v.last_metrics, '{"status": "Ready"}'::jsonb, v.version,
                pg_catalog.jsonb_build_object('job_id', v.job_id, 'creator', v.creator, 'pipeline_name', v.pipeline_name,
                    'pipeline_hash', v.pipeline_hash, 'train_data', v.data_query, 'data_hash', v.data_hash, 'rows_read', v.rows_read,
-                   'libraries', v.libraries, 'duration_seconds', extract(epoch FROM v.duration))
+                   'libraries', v.libraries, 'duration_seconds', extract(epoch FROM v.duration),
+                   'holdout_hash', v.holdout_hash, 'holdout_metrics', v.holdout_metrics)
         FROM kwdbml.model m
         JOIN kwdbml.model_version v ON v.model_id = m.id
         JOIN kwdbml.model_version a ON a.model_id = m.id AND a.active
@@ -47,7 +48,7 @@ END
 $$;
 COMMENT ON FUNCTION kwdbml.show_model(text, bigint) IS 'the versions of a model; version 0 is the newest';
 
-CREATE FUNCTION kwdbml.show_models(text, bigint DEFAULT NULL) RETURNS SETOF kwdbml.model_version_row
+CREATE FUNCTION kwdbml.show_models(model_name text, model_version bigint DEFAULT NULL) RETURNS SETOF kwdbml.model_version_row
 LANGUAGE sql STABLE ROWS 10
 BEGIN ATOMIC
     SELECT * FROM kwdbml.show_model($1, $2);

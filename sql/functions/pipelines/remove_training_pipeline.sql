@@ -10,9 +10,14 @@ COMMENT ON FUNCTION kwdbml.remove_training_pipeline(text) IS 'removes a training
 CREATE FUNCTION kwdbml._do_remove_pipeline(who name, arguments jsonb) RETURNS jsonb LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    pipeline uuid := (arguments ->> 'pipeline')::uuid;
     p kwdbml.pipeline;
 BEGIN
-    SELECT * INTO p FROM kwdbml.pipeline b WHERE b.id = (arguments ->> 'pipeline')::uuid;
+    IF kwdbml._pipeline_right(pipeline, 'DELETE', who) THEN
+        PERFORM FROM kwdbml.pipeline b WHERE b.id = pipeline FOR UPDATE;
+        PERFORM kwdbml._hold_grants('training pipeline', pipeline, 'DELETE');
+    END IF;
+    SELECT * INTO p FROM kwdbml.pipeline b WHERE b.id = pipeline;
     IF NOT FOUND OR NOT kwdbml._has_any('training pipeline', p.id, who) THEN
         RAISE EXCEPTION 'no such training pipeline' USING ERRCODE = '42704', HINT = 'It, or your right to see it, has gone meanwhile.';
     ELSIF NOT kwdbml._pipeline_right(p.id, 'DELETE', who) THEN

@@ -6,22 +6,23 @@ SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     known text[] := CASE thing WHEN 'model' THEN ARRAY['SELECT', 'UPDATE', 'DELETE', 'EVALUATE', 'PREDICT', 'CREATE']
                                ELSE ARRAY['SELECT', 'DELETE', 'TRAIN'] END;
-    named text[] := string_to_array(upper(privilege), '|');
+    named text[] := string_to_array(upper(privilege COLLATE "C"), '|');
+    blanks constant text := E' \t\r\n';
     word text;
 BEGIN
     IF privilege IS NULL THEN
         RAISE EXCEPTION 'privilege is NULL' USING ERRCODE = '22004', HINT = array_to_string(known, ', ') || ' or ALL, joined by |.';
     END IF;
     FOR i IN 1..greatest(cardinality(named), 1) LOOP
-        word := btrim(coalesce(named[i], ''));
+        word := btrim(coalesce(named[i], ''), blanks);
         IF word = 'ALL' THEN
             named := named || known;
         ELSIF word <> ALL (known) THEN
-            RAISE EXCEPTION 'unknown privilege "%" on a %', btrim(coalesce(split_part(privilege, '|', i), '')), thing
+            RAISE EXCEPTION 'unknown privilege "%" on a %', left(btrim(split_part(privilege, '|', i), blanks), 200), thing
                 USING ERRCODE = '22023', HINT = array_to_string(known, ', ') || ' or ALL, joined by |.';
         END IF;
     END LOOP;
-    RETURN ARRAY(SELECT k FROM unnest(known) AS k WHERE k IN (SELECT btrim(n) FROM unnest(named) AS n));
+    RETURN ARRAY(SELECT k FROM unnest(known) AS k WHERE k IN (SELECT btrim(n, blanks) FROM unnest(named) AS n));
 END
 $$;
 COMMENT ON FUNCTION kwdbml._privileges(text, text) IS 'the privileges that a text names';
@@ -31,16 +32,17 @@ CREATE FUNCTION kwdbml._grantee(user_name text) RETURNS name LANGUAGE plpgsql ST
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     answer name;
+    given text := btrim(user_name, E' \t\r\n');
+    folded text := lower(given COLLATE "C");  -- as PostgreSQL folds an identifier
 BEGIN
     IF user_name IS NULL THEN
         RAISE EXCEPTION 'user_name is NULL' USING ERRCODE = '22004', HINT = 'Name a role, or syspublic for everyone.';
-    ELSIF lower(btrim(user_name)) IN ('syspublic', 'public') THEN
+    ELSIF folded IN ('syspublic', 'public') THEN
         RETURN 'public';
     END IF;
-    SELECT r.rolname INTO answer FROM pg_roles r WHERE r.rolname::text IN (btrim(user_name), lower(btrim(user_name)))
-    ORDER BY r.rolname::text = btrim(user_name) DESC LIMIT 1;
+    SELECT r.rolname INTO answer FROM pg_roles r WHERE r.rolname::text IN (given, folded) ORDER BY r.rolname::text = given DESC LIMIT 1;
     IF answer IS NULL THEN
-        RAISE EXCEPTION 'role "%" does not exist', user_name USING ERRCODE = '42704', HINT = 'Name a role, or syspublic for everyone.';
+        RAISE EXCEPTION 'role "%" does not exist', left(given, 200) USING ERRCODE = '42704', HINT = 'Name a role, or syspublic for everyone.';
     END IF;
     RETURN answer;
 END
@@ -71,12 +73,33 @@ END
 $$;
 COMMENT ON FUNCTION kwdbml._has_any(text, uuid, name) IS 'whether a role has any privilege on a model or training pipeline';
 
+-- Contract: keeps the grants of a privilege until the transaction ends. A REPEATABLE READ transaction sees those that
+-- were there when it began; where one was revoked since, it is told so here (40001), before it changes anything.
+CREATE FUNCTION kwdbml._hold_grants(thing text, id uuid, wanted text) RETURNS void LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF thing = 'model' THEN
+        PERFORM FROM kwdbml.model_privilege g WHERE g.model_id = id AND g.privilege = wanted FOR KEY SHARE;
+    ELSE
+        PERFORM FROM kwdbml.pipeline_privilege g WHERE g.pipeline_id = id AND g.privilege = wanted FOR KEY SHARE;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION kwdbml._hold_grants(text, uuid, text) IS 'locks the grants of a privilege on a model or training pipeline';
+REVOKE ALL ON FUNCTION kwdbml._hold_grants(text, uuid, text) FROM PUBLIC;
+
 -- Contract: whether the model or pipeline of a request is the requester's to grant; else 42501, or 42704 when it is gone.
-CREATE FUNCTION kwdbml._check_grantor(who name, thing text, id uuid) RETURNS void LANGUAGE plpgsql STABLE
+-- Whose it is gets locked first, so that reassign_owned and a REPEATABLE READ transaction meet.
+CREATE FUNCTION kwdbml._check_grantor(who name, thing text, id uuid) RETURNS void LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     shown text;
 BEGIN
+    IF thing = 'model' AND kwdbml._owns_model(id, who) THEN
+        PERFORM FROM kwdbml.model m WHERE m.id = _check_grantor.id FOR SHARE;
+    ELSIF thing <> 'model' AND kwdbml._owns_pipeline(id, who) THEN
+        PERFORM FROM kwdbml.pipeline p WHERE p.id = _check_grantor.id FOR SHARE;
+    END IF;
     IF thing = 'model' THEN
         SELECT m.schema || '.' || m.name INTO shown FROM kwdbml.model m WHERE m.id = _check_grantor.id;
     ELSE
@@ -126,9 +149,13 @@ BEGIN
     BEGIN
         role := kwdbml._grantee(arguments ->> 'user_name');
     EXCEPTION WHEN undefined_object THEN
-        role := btrim(arguments ->> 'user_name');  -- what a role was granted that is gone can be revoked still
-        IF NOT EXISTS (SELECT FROM kwdbml.model_privilege g WHERE g.grantee = role)
-           AND NOT EXISTS (SELECT FROM kwdbml.pipeline_privilege g WHERE g.grantee = role) THEN
+        -- what a role was granted here that is gone can be revoked still
+        SELECT g.grantee INTO role FROM (
+            SELECT m.grantee FROM kwdbml.model_privilege m WHERE thing = 'model' AND m.model_id = id
+            UNION ALL
+            SELECT p.grantee FROM kwdbml.pipeline_privilege p WHERE thing <> 'model' AND p.pipeline_id = id) AS g
+        WHERE g.grantee::text = btrim(arguments ->> 'user_name') LIMIT 1;
+        IF NOT FOUND THEN
             RAISE;
         END IF;
     END;

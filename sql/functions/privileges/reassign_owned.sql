@@ -4,7 +4,7 @@
 -- (42704), so that a slip of the pen is no success. 55006 while a job of from_name is RUNNING.
 CREATE FUNCTION kwdbml.reassign_owned(from_name text, to_name text) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
-    RETURN kwdbml._ask('reassign_owned', pg_catalog.jsonb_build_object('from_name', from_name, 'to_name', to_name)) #>> '{}';
+    RETURN kwdbml._ask('reassign_owned', pg_catalog.jsonb_build_object('from_name', from_name, 'to_name', to_name)) OPERATOR(pg_catalog.#>>) '{}';
 END
 $$;
 COMMENT ON FUNCTION kwdbml.reassign_owned(text, text) IS

@@ -1,4 +1,5 @@
--- Contract: the bundles that a job runs with: (kind, id, bytes, sha256, chunks).
+-- Contract: the bundles that a job runs with: (kind, id, bytes, sha256, chunks). Those of the version that a training is
+-- compared with are active-model and active-transformer.
 CREATE FUNCTION kwdbml.worker_artefacts(job uuid, held uuid)
 RETURNS TABLE (kind text, artefact uuid, bytes bigint, sha256 text, chunks bigint)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -7,9 +8,10 @@ DECLARE
     a kwdbml.attempt := kwdbml._fence(job, held);
 BEGIN
     RETURN QUERY
-        SELECT f.kind, f.id, f.bytes, f.sha256, (SELECT count(*) FROM kwdbml.artefact_chunk c WHERE c.artefact_id = f.id)
+        SELECT CASE WHEN f.model_version_id = a.compared_version_id THEN 'active-' ELSE '' END || f.kind, f.id, f.bytes, f.sha256,
+               (SELECT count(*) FROM kwdbml.artefact_chunk c WHERE c.artefact_id = f.id)
         FROM kwdbml.job j
-        JOIN kwdbml.artefact f ON f.model_version_id = j.model_version_id AND f.kind IN ('model', 'transformer')
+        JOIN kwdbml.artefact f ON f.model_version_id IN (j.model_version_id, a.compared_version_id)
              OR f.pipeline_id = j.pipeline_id AND (f.kind = 'pipeline' OR f.kind = 'transformer' AND j.type = 'TRAIN')
         WHERE j.id = job;
 END

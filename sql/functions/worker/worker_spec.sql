@@ -8,6 +8,7 @@ DECLARE
     p kwdbml.pipeline;
     v kwdbml.model_version;
     m kwdbml.model;
+    r kwdbml.runtime;
     wanted text;
     answer jsonb;
 BEGIN
@@ -40,6 +41,8 @@ BEGIN
     IF j.type = 'BATCH_PREDICT' THEN
         PERFORM kwdbml._result_place(j.settings ->> 'result_table');
     END IF;
+    SELECT * INTO r FROM kwdbml.runtime b
+    WHERE (b.framework, b.runtime) = (coalesce(v.framework, p.framework), coalesce(v.runtime, p.runtime));
     SELECT e.env INTO answer FROM kwdbml.job_env e WHERE e.job_id = job;
     RETURN jsonb_build_object(
         -- what was uploaded decides, not what a row says of itself
@@ -51,7 +54,7 @@ BEGIN
         'model_limit', kwdbml._setting('model_limit'),
         'problem_type', coalesce(m.problem_type, p.problem_type),
         'features', coalesce(m.features, p.features), 'target', coalesce(m.target, p.target),
-        'framework', kwdbml._runs_as(coalesce(v.framework, p.framework), coalesce(v.runtime, p.runtime)),
+        'framework', coalesce(r.runs_as, v.framework, p.framework), 'runtime', coalesce(r.engines -> j.engine, '{}'),
         'algorithm', CASE WHEN j.type = 'TRAIN' THEN p.algorithm ELSE v.algorithm END,
         'hyperparameters', coalesce(CASE WHEN j.type = 'TRAIN' THEN p.hyperparameters ELSE v.hyperparameters END, '{}')
             || coalesce(j.settings -> 'hyperparameters', '{}'));
@@ -66,7 +69,8 @@ DECLARE
     parts text[] := regexp_match(model_name, '^(.+)\.([^.]+)$');
     home oid := to_regnamespace(quote_ident(parts[1]));
 BEGIN
-    IF parts IS NULL OR octet_length(parts[2]) > 63 THEN
+    -- of ASCII by number: what else is a letter depends on the locale, and the callers' functions have looked
+    IF parts IS NULL OR octet_length(parts[2]) > 63 OR parts[2] ~ '^[0-9_]|[\u0001-\u002f\u003a-\u0040\u005b-\u005e\u0060\u007b-\u007f]' THEN
         RAISE EXCEPTION 'invalid model name "%"', model_name USING ERRCODE = '22023', HINT = 'Use kwdbml.train_model.';
     ELSIF home IS NULL THEN
         RAISE EXCEPTION 'schema "%" does not exist', parts[1] USING ERRCODE = '3F000', HINT = 'It was dropped after the call.';
@@ -91,10 +95,3 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION kwdbml._check_creator(name, oid) IS 'whether a job''s creator is still the same role';
-
-CREATE FUNCTION kwdbml._runs_as(declared_framework text, declared_runtime text) RETURNS text LANGUAGE sql STABLE
-BEGIN ATOMIC
-    SELECT coalesce((SELECT r.runs_as FROM kwdbml.runtime r WHERE r.framework = declared_framework AND r.runtime = declared_runtime),
-                    declared_framework);
-END;
-COMMENT ON FUNCTION kwdbml._runs_as(text, text) IS 'the framework whose code runs a declared (framework, runtime) pair';

@@ -117,7 +117,7 @@ DECLARE
     a kwdbml.attempt := kwdbml._fence(job, held);
     spec jsonb := kwdbml.worker_spec(job, held);
     j kwdbml.job;
-    handle text := '_stage_' || replace(held::text, '-', '');
+    handle text := '_stage_' || replace(gen_random_uuid()::text, '-', '');  -- not the token: the query can see it
     plain oid;
     expressions text;
     results text;
@@ -160,7 +160,7 @@ BEGIN
     PERFORM kwdbml._fence(NULL, NULL);
 EXCEPTION WHEN object_not_in_prerequisite_state THEN
     PERFORM kwdbml._check_creator(current_user, (SELECT r.oid FROM pg_roles r WHERE r.rolname = current_user)),
-            kwdbml._runs_as('', ''), kwdbml._setting('default_ttl'), kwdbml._model_right(NULL, 'EVALUATE', current_user),
+            kwdbml._setting('default_ttl'), kwdbml._model_right(NULL, 'EVALUATE', current_user),
             kwdbml._pipeline_right(NULL, 'TRAIN', current_user), kwdbml._lock_plain(NULL, '[]'),
             kwdbml._stage_columns(NULL, '[]', '[]'), kwdbml._reads_plainly('kwdbml.job'::regclass, '[]');
     PERFORM kwdbml._feature_cast('int8'::regtype, 'INT'), kwdbml._carried('numeric'::regtype),

@@ -11,7 +11,7 @@ DECLARE
     a kwdbml.attempt := kwdbml._fence(job, held);
     spec jsonb := kwdbml.worker_spec(job, held);
     j kwdbml.job;
-    handle text := '_trace_' || replace(held::text, '-', '');
+    handle text := '_trace_' || replace(gen_random_uuid()::text, '-', '');
     casts text;
     tries text;
 BEGIN

@@ -81,7 +81,8 @@ def train(
 @pytest.mark.parametrize("prediction", [ONLINE, BATCH], ids=["online functions", "batch functions"])
 def test_the_whole_way(jobs: Jobs, diabetes: pd.DataFrame, prediction: str) -> None:
     trained = train(jobs, diabetes, bundle(prediction))
-    assert trained.json["hold_out"] == {"method": "split", "rows_train": 331, "rows_test": 111}
+    held = trained.json["hold_out"]
+    assert held == {"method": "split", "rows_train": 331, "rows_test": 111, "hash": held["hash"]}
     assert not trained.json["notes"]
     assert 40 < trained.metrics["rmse"] < 70, "metrics are of the answer after postprocessing"
     with zipfile.ZipFile(trained.out / "transformer.zip") as content:

@@ -15,7 +15,8 @@ from tests.unit.steps.uploads import GOOD, source, train
 def test_a_good_one(jobs: Jobs, cancer: pd.DataFrame) -> None:
     result = train(jobs, cancer, GOOD)
     assert result.metrics["acc"] > 0.9
-    assert result.json["hold_out"] == {"method": "last", "rows_train": 456, "rows_test": 113}
+    held = result.json["hold_out"]
+    assert held == {"method": "last", "rows_train": 456, "rows_test": 113, "hash": held["hash"]}
     assert any("the last 113 of 569 rows" in note for note in result.json["notes"])
     with zipfile.ZipFile(result.out / "model.zip") as bundle:
         assert "model/model.joblib" in bundle.namelist()
