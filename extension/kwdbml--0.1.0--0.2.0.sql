@@ -127,6 +127,18 @@ CREATE POLICY visible ON kwdbml.model FOR SELECT USING (
     OR EXISTS (SELECT FROM kwdbml.model_privilege g WHERE g.model_id = model.id));
 CREATE POLICY visible ON kwdbml.model_version FOR SELECT USING (kwdbml._model_right(model_id, 'SELECT', current_user));
 
+-- Its hint says whose the job may be.
+CREATE OR REPLACE FUNCTION kwdbml._pipeline_in_use() RETURNS trigger LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF EXISTS (SELECT FROM kwdbml.job j WHERE j.pipeline_id = OLD.id AND j.status = 'RUNNING') THEN
+        RAISE EXCEPTION 'training pipeline "%.%" is used by a running job', OLD.schema, OLD.name
+            USING ERRCODE = '55006', HINT = 'Wait for the job or cancel it: SELECT * FROM kwdbml.show_jobs(ARRAY[''RUNNING'']). It may be another role''s, which you do not see: an admin can cancel it.';
+    END IF;
+    RETURN OLD;
+END
+$$;
+
 -- A version goes alone or with its model; either way not while a running job refers to it.
 CREATE OR REPLACE FUNCTION kwdbml._version_in_use() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -135,7 +147,7 @@ BEGIN
        OR EXISTS (SELECT FROM kwdbml.attempt a JOIN kwdbml.job j ON j.id = a.job_id
                   WHERE a.compared_version_id = OLD.id AND a.ended IS NULL AND j.status = 'RUNNING') THEN
         RAISE EXCEPTION 'version % of the model is used by a running job', OLD.version
-            USING ERRCODE = '55006', HINT = 'Wait for the job or cancel it: SELECT * FROM kwdbml.show_jobs(ARRAY[''RUNNING'']).';
+            USING ERRCODE = '55006', HINT = 'Wait for the job or cancel it: SELECT * FROM kwdbml.show_jobs(ARRAY[''RUNNING'']). It may be another role''s, which you do not see: an admin can cancel it.';
     END IF;
     RETURN OLD;
 END
@@ -444,6 +456,8 @@ RETURNS kwdbml.model LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $
 DECLARE
     m kwdbml.model;
     shown text := model_schema || '.' || object;
+    allowed boolean;
+    differs text;
 BEGIN
     INSERT INTO kwdbml.model AS b (schema, name, description, creator, problem_type, features, target)
     VALUES (model_schema, object, description, who, problem_type, features, target)
@@ -452,7 +466,9 @@ BEGIN
         RETURN m;
     END IF;
     SELECT b.* INTO m FROM kwdbml.model b WHERE b.schema = model_schema AND b.name = object;
-    IF FOUND AND may_exist AND kwdbml._model_right(m.id, 'CREATE', who) THEN  -- others neither lock it nor wait
+    -- who has no right neither locks it nor waits, and is refused also where it is granted just now: nobody goes on unlocked
+    allowed := FOUND AND may_exist AND kwdbml._model_right(m.id, 'CREATE', who);
+    IF allowed THEN
         SELECT b.* INTO m FROM kwdbml.model b WHERE b.id = m.id FOR UPDATE;
         PERFORM kwdbml._hold_grants('model', m.id, 'CREATE'), kwdbml._hold_grants('model', m.id, 'UPDATE');
     END IF;
@@ -461,11 +477,13 @@ BEGIN
     ELSIF NOT may_exist THEN
         RAISE EXCEPTION 'model % already exists', shown
             USING ERRCODE = '42710', HINT = 'Pass new_version_if_exists => true, or choose another name.';
-    ELSIF NOT kwdbml._model_right(m.id, 'CREATE', who) OR deploy AND NOT kwdbml._model_right(m.id, 'UPDATE', who) THEN
+    ELSIF NOT allowed OR NOT kwdbml._model_right(m.id, 'CREATE', who) OR deploy AND NOT kwdbml._model_right(m.id, 'UPDATE', who) THEN
         RAISE EXCEPTION 'permission denied for model %', shown
             USING ERRCODE = '42501', HINT = 'A new version needs CREATE on the model, and UPDATE to be deployed.';
-    ELSIF (m.problem_type, m.features, m.target) IS DISTINCT FROM (problem_type, features, target) THEN
-        RAISE EXCEPTION 'the new version does not fit model %', shown
+    END IF;
+    differs := kwdbml._misfit(m, problem_type, features, target);
+    IF differs <> '' THEN
+        RAISE EXCEPTION 'the new version does not fit model %: %', shown, differs
             USING ERRCODE = '22023', HINT = 'A new version needs the model''s problem type, features and target (names, types, order).';
     END IF;
     RETURN m;
@@ -474,6 +492,19 @@ $$;
 COMMENT ON FUNCTION kwdbml._model_to_extend(text, text, text, name, text, jsonb, jsonb, boolean, boolean) IS
     'the model to which a version is added, locked';
 REVOKE ALL ON FUNCTION kwdbml._model_to_extend(text, text, text, name, text, jsonb, jsonb, boolean, boolean) FROM PUBLIC;
+
+-- Contract: in what a version of such a problem differs from its model, in words; empty: in nothing.
+CREATE OR REPLACE FUNCTION kwdbml._misfit(m kwdbml.model, problem_type text, features jsonb, target jsonb) RETURNS text LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (SELECT coalesce(string_agg(format('its %s: %s, the model''s: %s', d.what, left(d.given, 200), left(d.declared, 200)), '; '), '')
+            FROM (VALUES (1, 'problem type', problem_type, m.problem_type), (2, 'features', features::text, m.features::text),
+                         (3, 'target', target::text, m.target::text)) AS d(n, what, given, declared)
+            WHERE d.given IS DISTINCT FROM d.declared);
+END
+$$;
+COMMENT ON FUNCTION kwdbml._misfit(kwdbml.model, text, jsonb, jsonb) IS 'in what a version does not fit its model';
+REVOKE ALL ON FUNCTION kwdbml._misfit(kwdbml.model, text, jsonb, jsonb) FROM PUBLIC;
 
 -- Contract: the bytes of a bundle, in chunks, for a pipeline or for a version; 54000 above the deployment's limit.
 CREATE OR REPLACE FUNCTION kwdbml._store_bundle(pipeline uuid, version uuid, bundle_kind text, bundle bytea) RETURNS void LANGUAGE plpgsql
@@ -1205,7 +1236,7 @@ RETURNS text LANGUAGE sql
 RETURN kwdbml._call('import_model', pg_catalog.jsonb_build_array(model_name, description, problem_type, framework, runtime,
     input_schema, output_schema, metrics), ARRAY[model_entity, transformer_entity]) #>> '{}';
 COMMENT ON FUNCTION kwdbml.import_model(text, text, text, text, text, jsonb, jsonb, bytea, bytea, jsonb) IS
-    'makes a version of a model from a ZIP of a trained one (model/model.joblib …), see docs/bundles.md';
+    'makes a version of a model from a ZIP of a trained one (model/model.joblib …), see docs/bundles.md; description is the model''s, kept with its first version alone';
 CREATE OR REPLACE FUNCTION kwdbml.import_model(
     model_name text, description text, problem_type text, framework text, runtime text,
     input_schema text, output_schema text, model_entity bytea, transformer_entity bytea, metrics text DEFAULT NULL)
@@ -1285,7 +1316,7 @@ BEGIN
         UPDATE kwdbml.model b SET last_updated = clock_timestamp() WHERE b.id = m.id;
     ELSIF EXISTS (SELECT FROM kwdbml.job j WHERE j.model_name = shown AND j.type = 'TRAIN' AND j.status = 'RUNNING') THEN
         RAISE EXCEPTION 'model % is being trained by a running job', shown
-            USING ERRCODE = '55006', HINT = 'Wait for the job or cancel it: SELECT * FROM kwdbml.show_jobs(ARRAY[''RUNNING'']).';
+            USING ERRCODE = '55006', HINT = 'Wait for the job or cancel it: SELECT * FROM kwdbml.show_jobs(ARRAY[''RUNNING'']). It may be another role''s, which you do not see: an admin can cancel it.';
     ELSE
         DELETE FROM kwdbml.model b WHERE b.id = m.id;
     END IF;
@@ -1649,16 +1680,19 @@ COMMENT ON FUNCTION kwdbml._hold_grants(text, uuid, text) IS 'locks the grants o
 REVOKE ALL ON FUNCTION kwdbml._hold_grants(text, uuid, text) FROM PUBLIC;
 
 -- Contract: whether the model or pipeline of a request is the requester's to grant; else 42501, or 42704 when it is gone.
--- Whose it is gets locked first, so that reassign_owned and a REPEATABLE READ transaction meet.
+-- Whose it is gets locked first, so that reassign_owned and a REPEATABLE READ transaction meet, and before its grants, as
+-- everybody does who changes the versions; against another grant too, or two that go on to do more would wait for each
+-- other. Who may not grant locks nothing, and is refused also where it becomes his just now.
 CREATE OR REPLACE FUNCTION kwdbml._check_grantor(who name, thing text, id uuid) RETURNS void LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     shown text;
+    owned boolean := CASE thing WHEN 'model' THEN kwdbml._owns_model(id, who) ELSE kwdbml._owns_pipeline(id, who) END;
 BEGIN
-    IF thing = 'model' AND kwdbml._owns_model(id, who) THEN
-        PERFORM FROM kwdbml.model m WHERE m.id = _check_grantor.id FOR SHARE;
-    ELSIF thing <> 'model' AND kwdbml._owns_pipeline(id, who) THEN
-        PERFORM FROM kwdbml.pipeline p WHERE p.id = _check_grantor.id FOR SHARE;
+    IF owned AND thing = 'model' THEN
+        PERFORM FROM kwdbml.model m WHERE m.id = _check_grantor.id FOR NO KEY UPDATE;
+    ELSIF owned THEN
+        PERFORM FROM kwdbml.pipeline p WHERE p.id = _check_grantor.id FOR NO KEY UPDATE;
     END IF;
     IF thing = 'model' THEN
         SELECT m.schema || '.' || m.name INTO shown FROM kwdbml.model m WHERE m.id = _check_grantor.id;
@@ -1667,7 +1701,7 @@ BEGIN
     END IF;
     IF shown IS NULL OR NOT kwdbml._has_any(thing, id, who) THEN
         RAISE EXCEPTION 'no such %', thing USING ERRCODE = '42704', HINT = 'It, or your right to see it, has gone meanwhile.';
-    ELSIF NOT (CASE thing WHEN 'model' THEN kwdbml._owns_model(id, who) ELSE kwdbml._owns_pipeline(id, who) END) THEN
+    ELSIF NOT owned OR NOT (CASE thing WHEN 'model' THEN kwdbml._owns_model(id, who) ELSE kwdbml._owns_pipeline(id, who) END) THEN
         RAISE EXCEPTION 'permission denied to grant or revoke on % %', thing, shown
             USING ERRCODE = '42501', HINT = 'Its creator or an admin can; who was granted a privilege cannot pass it on.';
     END IF;
@@ -1786,7 +1820,11 @@ BEGIN
         RAISE EXCEPTION '% is NULL', CASE WHEN former IS NULL THEN 'from_name' ELSE 'to_name' END
             USING ERRCODE = '22004', HINT = 'Name both roles.';
     END IF;
-    heir := kwdbml._grantee(to_name);
+    BEGIN
+        heir := kwdbml._grantee(to_name);
+    EXCEPTION WHEN undefined_object THEN
+        RAISE EXCEPTION '%', SQLERRM USING ERRCODE = '42704', HINT = 'Name a role that exists: SELECT rolname FROM pg_roles lists them.';
+    END;
     IF 'public' IN (former, heir) OR former = 'syspublic' THEN
         RAISE EXCEPTION 'public is everyone and no role' USING ERRCODE = '22023', HINT = 'Name two roles.';
     ELSIF NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = former)
@@ -1906,8 +1944,11 @@ BEGIN
             WHEN theirs IS NULL AND v.id = compared THEN coalesce(
                 format('version %s could not be measured: ', v.version) || (held -> 'active' ->> 'problem'),
                 format('version %s has no %s', v.version, objective))
-            WHEN theirs IS NULL THEN
-                format('version %s became active meanwhile, and was not measured on the same rows: train again', v.version)
+            WHEN theirs IS NULL THEN format('version %s became active meanwhile, and %s: train again', v.version, CASE
+                WHEN (v.holdout_hash = held ->> 'hash') IS NOT TRUE THEN 'was not measured on the same rows'
+                WHEN nullif(v.holdout_metrics, 'null') IS NULL THEN 'could not be measured when it was trained'
+                WHEN kwdbml._score(v.holdout_metrics, objective) IS NULL THEN format('had no %s when it was trained', objective)
+                ELSE 'was measured for another positive label' END)
             WHEN promoted THEN format('better than version %s', v.version)
             WHEN ours = theirs THEN format('as good as version %s, and no better', v.version)
             ELSE format('worse than version %s', v.version) END);
@@ -2549,7 +2590,7 @@ BEGIN
         'user_code', p.id IS NOT NULL AND (p.algorithm IS NULL OR EXISTS (SELECT FROM kwdbml.artefact f WHERE f.pipeline_id = p.id))
             OR v.id IS NOT NULL AND (v.algorithm IS NULL OR EXISTS (
                 SELECT FROM kwdbml.artefact f WHERE f.model_version_id = v.id AND f.kind <> 'model')),
-        'type', j.type, 'settings', j.settings, 'retries', j.retries, 'env', coalesce(answer, '{}'),
+        'type', j.type, 'model_name', j.model_name, 'settings', j.settings, 'retries', j.retries, 'env', coalesce(answer, '{}'),
         'ttl', coalesce(j.settings -> 'ttl', kwdbml._setting('default_ttl')),
         'model_limit', kwdbml._setting('model_limit'),
         'problem_type', coalesce(m.problem_type, p.problem_type),

@@ -55,6 +55,10 @@ class ObjectInUse(KwdbmlError):
     sqlstate = "55006"
 
 
+class LockNotAvailable(KwdbmlError):
+    sqlstate = "55P03"
+
+
 class WrongState(KwdbmlError):
     sqlstate = "55000"
 

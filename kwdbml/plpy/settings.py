@@ -118,19 +118,29 @@ def _retries(_key: str, value: Any) -> int:
 
 
 def _promote(_key: str, value: Any) -> str:
-    if value != "if_better":
+    if not isinstance(value, str) or value.lower() != "if_better":
         raise InvalidParameter(
             f"unknown settings.promote {_json(value)}",
             hint='It is "if_better"; leave it out to decide by immediately_deploy alone.',
         )
-    return str(value)
+    return value.lower()
+
+
+def _objective(key: str, value: Any) -> str:
+    """A metric's name is one in any case; the target before it is a column's, with a case of its own."""
+    target, dot, metric = _text(key, value).rpartition(".")
+    return target + dot + metric.lower()
 
 
 _KEYS: dict[str, Callable[[str, Any], Any]] = {
     "engine": _engine, "queue": _text, "priority": _priority, "labels": _texts, "annotations": _texts,
     "flavour": _flavour, "env": _env, "image": _text, "ttl": _ttl, "retries": _retries, "hyperparameters": _object,
-    "promote": _promote, "objective": _text,
+    "promote": _promote, "objective": _objective,
 }  # fmt: skip
+
+
+#: What a job's row has in one spelling, because SQL and the step compare it.
+_FOLDED = ("promote", "objective")
 
 
 def parse(value: Any, kind: str) -> Settings:
@@ -145,7 +155,7 @@ def parse(value: Any, kind: str) -> Settings:
         checked = _KEYS[key](key, setting)
         if hasattr(answer, key):
             setattr(answer, key, checked)
-        answer.shown[key] = sorted(checked) if key == "env" else setting
+        answer.shown[key] = sorted(checked) if key == "env" else checked if key in _FOLDED else setting
     _check_complete(answer, kind)
     return answer
 

@@ -61,8 +61,9 @@ class Interrupt:
         self.check()
         return task.result()
 
-    async def pause(self, n: int) -> None:
+    async def pause(self, n: int, least: float = 0.0) -> None:
         """Some time, longer with each try; ends early, with the reason, when we are told."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._told.wait(), min(random.uniform(0.1, 0.3) * 2**n, _LONGEST))
+            seconds = max(min(random.uniform(0.1, 0.3) * 2 ** min(n, 10), _LONGEST), least)
+            await asyncio.wait_for(self._told.wait(), seconds)
         self.check()

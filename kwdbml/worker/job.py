@@ -7,7 +7,8 @@ the job is gone and its run is in ``kwdbml.cleanup``: then this worker lets go w
 from __future__ import annotations
 
 import asyncio
-import random
+import itertools
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -21,7 +22,7 @@ from kwdbml.engines.base import Engine, Handle, RunState, RunStatus, Workspace
 from kwdbml.errors import EngineError, KwdbmlError
 from kwdbml.model import lower_is_better
 from kwdbml.store import FENCED, RETRYABLE, Claim, Store, away
-from kwdbml.worker import inputs, landing
+from kwdbml.worker import inputs, landing, locks
 from kwdbml.worker.failure import described
 from kwdbml.worker.interrupt import Canceled, Fenced, Interrupt
 from kwdbml.worker.logs import KeptLog, remarks
@@ -33,6 +34,8 @@ log = structlog.get_logger()
 _FOLLOW = 0.5  # seconds between looks at a run's log
 _AT_A_LOOK, _EVERYTHING = 4, 1_000_000  # chunks of a log, of at most a MiB
 _LANDING_TRIES = 6
+#: Seconds for which a landing waits for a lock on the model or result table, which people may hold.
+LOCK_PATIENCE = 600.0
 
 
 class Elsewhere(Exception):
@@ -185,16 +188,25 @@ class Attempt:
             await landing.land_rows(self._store, self.claim, workspace, carried, outcome, table)
 
     async def _retried(self, land: Callable[[], Awaitable[None]]) -> None:
-        """Land; again after a deadlock, lock timeout or lost connection. FENCED may then mean that it had landed."""
-        for n in range(_LANDING_TRIES):
+        """Land; again after a deadlock, lost connection or lock timeout. FENCED may then mean that it had landed."""
+        others, until = 0, time.monotonic() + LOCK_PATIENCE
+        for n in itertools.count():
+            began = time.monotonic()
             try:
                 await land()
                 return
             except psycopg.Error as error:
-                if n + 1 == _LANDING_TRIES or not (error.sqlstate in RETRYABLE or away(error)):
-                    raise
+                if locks.of_others(error):
+                    if time.monotonic() >= until:
+                        raise locks.held(self._spec) from error
+                    await self._store.update(self.claim, step=f"waiting for a lock on {locks.wanted(self._spec)}")
+                else:
+                    others += 1
+                    if others == _LANDING_TRIES or not (error.sqlstate in RETRYABLE or away(error)):
+                        raise
                 self._log.info("landing.again", why=str(error))
-                await asyncio.sleep(random.uniform(0.1, 0.4) * 2**n)
+            # as long as the try took, too: a big model is not sent again and again
+            await self._interrupt.pause(n, least=time.monotonic() - began if n > _LANDING_TRIES else 0.0)
 
     async def _outlast(self, work: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
         """Do it, and again for as long as the database is away: the run goes on. Fenced when somebody else has it."""

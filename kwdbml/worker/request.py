@@ -43,6 +43,8 @@ def settings_of(spec: dict[str, Any]) -> Settings:
             )
     # of env, the row has only the names
     settings = parse({k: v for k, v in given.items() if k not in arguments} | {"env": spec["env"]}, spec["type"])
+    if (given.get("promote"), given.get("objective")) != (settings.promote, settings.objective):
+        raise InvalidParameter("promote and objective of the job are not in lower case", hint=_HINT)
     check_promotion(settings, spec["problem_type"], [column["name"] for column in spec["target"]])
     return settings
 

@@ -123,6 +123,18 @@ CREATE POLICY visible ON kwdbml.model FOR SELECT USING (
     OR EXISTS (SELECT FROM kwdbml.model_privilege g WHERE g.model_id = model.id));
 CREATE POLICY visible ON kwdbml.model_version FOR SELECT USING (kwdbml._model_right(model_id, 'SELECT', current_user));
 
+-- Its hint says whose the job may be.
+CREATE OR REPLACE FUNCTION kwdbml._pipeline_in_use() RETURNS trigger LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF EXISTS (SELECT FROM kwdbml.job j WHERE j.pipeline_id = OLD.id AND j.status = 'RUNNING') THEN
+        RAISE EXCEPTION 'training pipeline "%.%" is used by a running job', OLD.schema, OLD.name
+            USING ERRCODE = '55006', HINT = 'Wait for the job or cancel it: SELECT * FROM kwdbml.show_jobs(ARRAY[''RUNNING'']). It may be another role''s, which you do not see: an admin can cancel it.';
+    END IF;
+    RETURN OLD;
+END
+$$;
+
 -- A version goes alone or with its model; either way not while a running job refers to it.
 CREATE FUNCTION kwdbml._version_in_use() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -131,7 +143,7 @@ BEGIN
        OR EXISTS (SELECT FROM kwdbml.attempt a JOIN kwdbml.job j ON j.id = a.job_id
                   WHERE a.compared_version_id = OLD.id AND a.ended IS NULL AND j.status = 'RUNNING') THEN
         RAISE EXCEPTION 'version % of the model is used by a running job', OLD.version
-            USING ERRCODE = '55006', HINT = 'Wait for the job or cancel it: SELECT * FROM kwdbml.show_jobs(ARRAY[''RUNNING'']).';
+            USING ERRCODE = '55006', HINT = 'Wait for the job or cancel it: SELECT * FROM kwdbml.show_jobs(ARRAY[''RUNNING'']). It may be another role''s, which you do not see: an admin can cancel it.';
     END IF;
     RETURN OLD;
 END

@@ -64,7 +64,6 @@ def finish(worker: Worker, held: Held, outcome: dict[str, Any]) -> None:
         ({"promote": "always", "objective": "auc"}, '"always"', "if_better"),
         ({"promote": True, "objective": "auc"}, "true", "if_better"),
         ({"promote": None, "objective": "auc"}, "null", "if_better"),
-        ({"promote": "IF_BETTER", "objective": "auc"}, "IF_BETTER", "if_better"),
         ({"objective": "auc"}, "without promote", "if_better"),
         ({"promote": "if_better", "objective": "rmse"}, '"rmse" for problem type b', "precision, recall, f1, auc"),
         ({"promote": "if_better", "objective": "f1,auc"}, '"f1,auc"', "precision, recall, f1, auc"),
@@ -79,6 +78,16 @@ def test_what_is_refused_at_the_call(
         one(shop, TRAIN, [False, json.dumps(settings)])
     assert rows(shop, "SELECT FROM kwdbml.job") == []
     assert ask(shop)
+
+
+@pytest.mark.parametrize(("promotes", "objective"), [("IF_BETTER", "AUC"), ("If_Better", "Auc"), ("if_better", "auc")])
+def test_any_case(shop: Connection, model: str, worker: Worker, promotes: str, objective: str) -> None:
+    one(shop, TRAIN, [False, json.dumps({"promote": promotes, "objective": objective})])
+    held = worker.claim()
+    worker.call("worker_compared", held)
+    finish(worker, held, measured(0.9, 0.1))
+    found = decision(shop, held)
+    assert (found["promoted"], found["objective"], found["candidate"]) == (True, "auc", 0.9)
 
 
 @pytest.mark.parametrize("key", ["promote", "objective"])
@@ -98,7 +107,9 @@ def test_of_several_targets_one_decides(shop: Connection, worker: Worker) -> Non
     data = 'SELECT amount, kind, late, amount AS "a.b" FROM shop'
     with refused("22023", '"rmse"', hint="late.rmse"):
         one(shop, call, [data, json.dumps({"promote": "if_better", "objective": "rmse"})])
-    one(shop, call, [data, json.dumps({"promote": "if_better", "objective": "a.b.rmse"})])
+    with refused("22023", '"A.b.rmse"', hint="a.b.rmse"):
+        one(shop, call, [data, json.dumps({"promote": "if_better", "objective": "A.b.rmse"})])
+    one(shop, call, [data, json.dumps({"promote": "if_better", "objective": "a.b.RMSE"})])
     held = worker.claim()
     finish(worker, held, measured(1.0, objective="a.b.rmse"))
     assert decision(shop, held)["candidate"] == 1.0
@@ -288,7 +299,7 @@ def test_a_result_that_says_nothing_of_it(shop: Connection, model: str, worker: 
             None,
             0.9,
             False,
-            "version 2 became active meanwhile, and was not measured on the same rows: train again",
+            "version 2 became active meanwhile, and had no auc when it was trained: train again",
         ),
         (
             OTHER,
@@ -324,6 +335,18 @@ def test_another_became_active_meanwhile(
     assert active(shop) == (3 if promoted else 2)
 
 
+def test_another_that_was_never_measured_became_active(shop: Connection, model: str, worker: Worker) -> None:
+    """On the same rows it could not be; it is not that the rows were others."""
+    worker.finish_training(one(shop, TRAIN, [False, "{}"]), **measured(0.8, metrics=None, problem="ValueError: x"))
+    held = worker.claim(ask(shop))
+    worker.call("worker_compared", held)
+    one(shop, "SELECT kwdbml.set_active_version('m', 2)")
+    finish(worker, held, measured(0.9, 0.1))
+    said = "version 2 became active meanwhile, and could not be measured when it was trained: train again"
+    assert decision(shop, held)["reason"] == said
+    assert active(shop) == 2
+
+
 @pytest.mark.parametrize(("label", "promoted"), [("yes", True), ("no", False), (None, False)])
 def test_scores_of_another_positive_label(
     shop: Connection, model: str, worker: Worker, label: str | None, promoted: bool
@@ -339,7 +362,8 @@ def test_scores_of_another_positive_label(
     worker.call("worker_compared", held)
     one(shop, "SELECT kwdbml.set_active_version('m', 2)")
     finish(worker, held, labelled(0.9, "yes"))
-    assert decision(shop, held)["promoted"] is promoted
+    found = decision(shop, held)
+    assert (found["promoted"], "another positive label" in found["reason"]) == (promoted, not promoted)
 
 
 def test_activated_and_back_again_counts_as_measured(shop: Connection, two_versions: str, worker: Worker) -> None:

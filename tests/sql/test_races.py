@@ -287,7 +287,7 @@ def test_who_locks_two_models_crosswise_is_told_so(ring: Ring) -> None:
 def test_a_model_that_a_running_job_trains_stays(ring: Ring) -> None:
     ring.model("n")
     job = one(ring.ann.connection, TRAIN.format("true", "true"))
-    with refused("55006", "n", hint="cancel"):
+    with refused("55006", "n", hint="an admin can cancel it"):
         one(ring.ann.connection, "SELECT kwdbml.remove_model('n')")
     held = ring.claimer.claim(job)
     with refused("55006", "n", hint="cancel"):
@@ -297,6 +297,109 @@ def test_a_model_that_a_running_job_trains_stays(ring: Ring) -> None:
     with refused("55000"):
         land(held)(ring.claimer.connection)
     assert rows(ring.db, "SELECT FROM kwdbml.model") == []
+
+
+def test_the_job_that_uses_a_version_may_be_anothers(ring: Ring, role: MakeRole) -> None:
+    """Who removes it does not see that job, and is told who can end it."""
+    ring.model("n")
+    bob = role("bob")
+    run(ring.ann.connection, "GRANT SELECT ON shop TO PUBLIC")
+    one(ring.ann.connection, "SELECT kwdbml.grant_privilege_on_model('n', %s, 'EVALUATE')", [bob.name])
+    job = one(bob.connect(), EVALUATE, ["n"])
+    assert rows(ring.ann.connection, "SELECT * FROM kwdbml.show_jobs(ARRAY['RUNNING'])") == []
+    for call in ("remove_model('n', 2)", "remove_model('n')"):
+        with refused("55006", "version 2", hint="may be another role's, which you do not see: an admin can cancel it"):
+            one(ring.ann.connection, f"SELECT kwdbml.{call}")
+    one(ring.db, "SELECT kwdbml.cancel_job(%s)", [job])
+    assert one(ring.ann.connection, "SELECT kwdbml.remove_model('n', 2)") == "public.n"
+
+
+def grants(verb: str) -> Callable[[Ring, str], tuple[str, Step]]:
+    return asks(f"SELECT kwdbml.{verb}_privilege_on_model(%s, 'syspublic', 'ALL')")
+
+
+#: How the second of two ends, in READ COMMITTED, with privileges among the two.
+WITH_GRANTS = {
+    ("grant", "import"): None, ("import", "grant"): None, ("revoke", "import"): None, ("import", "revoke"): None,
+    ("grant", "revoke"): None, ("revoke", "grant"): None, ("grant", "grant"): None, ("revoke", "revoke"): None,
+    ("grant", "remove"): None, ("remove", "grant"): "42704", ("revoke", "remove"): None, ("remove", "revoke"): "42704",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("first", "second"), list(WITH_GRANTS))
+def test_privileges_and_versions_at_once(ring: Ring, monkeypatch: pytest.MonkeyPatch, first: str, second: str) -> None:
+    for name in ("grant", "revoke"):
+        monkeypatch.setitem(ACTIONS, name, grants(name))
+    assert race(ring, "n", first, second, "READ COMMITTED") == (None, WITH_GRANTS[first, second])
+    ring.whole()
+
+
+def test_two_that_grant_and_go_on_come_one_after_the_other(ring: Ring) -> None:
+    """Were a grant's lock on the model a shared one, each would wait for the other."""
+    ring.model("n")
+    two = [ring.connection("ann"), ring.connection("ann")]
+
+    def work(connection: Connection) -> None:
+        one(connection, "SELECT kwdbml.grant_privilege_on_model('n', 'syspublic', 'SELECT')")
+        one(connection, "SELECT kwdbml.revoke_privilege_on_model('n', 'syspublic', 'UPDATE')")
+
+    work(two[0])
+    second = meanwhile(work, two[1])
+    ring.wait(two[1], second)
+    one(two[0], "SELECT kwdbml.set_active_version('n', 2)")
+    two[0].commit()
+    assert outcome(second, two[1]) is None
+    one(two[1], IMPORT, ["n", FEATURES, TARGET, MODEL])
+    two[1].commit()
+    ring.whole()
+
+
+#: A right's check that takes a while, of whoever is called bob.
+SLOW_RIGHT = """
+CREATE OR REPLACE FUNCTION kwdbml._model_right(model uuid, wanted text, who name) RETURNS boolean
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    answer boolean := kwdbml._model_right_itself(model, wanted, who);
+BEGIN
+    IF who = '{}' THEN
+        PERFORM pg_advisory_lock(9);
+        PERFORM pg_advisory_unlock(9);
+    END IF;
+    RETURN answer;
+END
+$$"""
+
+
+@pytest.mark.parametrize("ready", [False, True])
+def test_a_right_that_is_granted_while_one_asks(
+    ring: Ring, role: MakeRole, dsn: str, connect: Connect, ready: bool
+) -> None:
+    """Who had none at the first look has locked nothing: he must not go on with a version's number that is taken."""
+    ring.model("n", 1)
+    ann, bob, holder = ring.ann.connection, role("bob", create_on=["public"]), connect(dsn)
+    grant = "SELECT kwdbml.grant_privilege_on_model('n', %s, 'CREATE|SELECT')"
+    if ready:
+        one(ann, grant, [bob.name])
+    ask = (
+        "INSERT INTO kwdbml.request (kind, arguments, bundles) VALUES ('import_model', jsonb_build_object("
+        "'schema', 'public', 'name', 'n', 'problem_type', 'b', 'framework', 'sklearn_1.3', 'runtime', 'python_3.8',"
+        f" 'features', '{FEATURES}'::jsonb, 'target', '{TARGET}'::jsonb), ARRAY[%s::bytea])"
+    )
+    right = one(ring.db, "SELECT pg_get_functiondef('kwdbml._model_right(uuid, text, name)'::regprocedure)")
+    run(ring.db, right.replace("kwdbml._model_right(", "kwdbml._model_right_itself("), SLOW_RIGHT.format(bob.name))
+    run(holder, "SELECT pg_advisory_lock(9)")
+    asking = bob.connect(autocommit=False)
+    asked = meanwhile(lambda c: c.execute(ask.encode(), [MODEL]), asking)
+    ring.wait(asking, asked)
+    assert not asked.done()
+    one(ann, grant, [bob.name])
+    ring.model("n", 1)
+    run(holder, "SELECT pg_advisory_unlock(9)")
+    assert outcome(asked, asking) == (None if ready else "42501")
+    assert one(ring.db, "SELECT count(*) FROM kwdbml.model_version") == (3 if ready else 2)
+    asking.execute(ask.encode(), [MODEL])
+    asking.commit()
+    ring.whole()
 
 
 def test_removed_between_the_end_of_a_job_and_the_next(ring: Ring) -> None:

@@ -121,8 +121,9 @@ def test_wrong_names(
 ) -> None:
     run(estate, "SELECT kwdbml.grant_privilege_on_model('m', 'public', 'SELECT')")
     real = {"ann": ann.name, "bob": bob.name, "ANN": ann.name.upper()}
-    with refused(state):
+    with refused(state) as caught:
         one(admin.connection, REASSIGN, [real.get(name, name) for name in names])
+    assert "syspublic" not in (caught.value.diag.message_hint or "")  # which is refused here
     assert named(db, ann.name) == ALL
     assert one(db, "SELECT count(*) FROM kwdbml.model_privilege WHERE grantee = 'public'") == 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import psycopg
@@ -137,12 +138,25 @@ def test_every_file_ending(ann: Role, framework: str, file: str) -> None:
     assert imported(ann.connect(), framework=framework, model=zipped({file: ""})) == "public.m,1"
 
 
-@pytest.mark.parametrize("changed", [{"problem": "m"}, {"features": Y, "target": X}])
-def test_a_further_version_is_of_the_same_problem(ann: Role, changed: dict[str, Any]) -> None:
+WIDE = json.dumps([{"name": f"column {n}", "type": "FLOAT"} for n in range(50)])
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"problem": "m"}, ["its problem type: m, the model's: b"]),
+        ({"features": Y, "target": X}, ["; its target: ", f"its features: {Y}, the model's: {X}"]),
+        ({"features": WIDE}, [f"its features: {WIDE[:200]}, the model's: {X}"]),
+    ],
+)
+def test_a_further_version_is_of_the_same_problem(ann: Role, changed: dict[str, Any], says: list[str]) -> None:
     connection = ann.connect()
     imported(connection)
-    with pytest.raises(psycopg.errors.InvalidParameterValue, match="does not fit"):
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="does not fit") as refused:
         imported(connection, **changed)
+    told = str(refused.value.diag.message_primary)
+    assert all(words.upper() in told.upper() for words in says), told
+    assert len(told) < 600
     assert versions(connection) == [(1, 1)]
 
 

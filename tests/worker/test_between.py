@@ -168,7 +168,8 @@ async def test_a_model_of_another_shape_appears(site: Site, employ: Employ, worl
     await site.model(features=[{"name": "z", "type": "FLOAT"}])
     held.go.set()
     error = await site.failed(job)
-    assert (error["type"], "does not fit" in error["message"]) == ("InvalidParameterValue", True)
+    assert error["type"] == "InvalidParameterValue"
+    assert 'does not fit model public.m: its features: [{"name": "x", "type": "FLOAT"}], the model' in error["message"]
     assert await site.versions() == [(1, True)]
 
 

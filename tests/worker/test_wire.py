@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from kwdbml.engines.fake import FakeWorld
+from kwdbml.queries import QUERIES
+from kwdbml.worker import job as attempts
 from tests.fixtures.faults import Wire
 from tests.worker import plays
 from tests.worker.conftest import Employ
@@ -188,3 +190,95 @@ async def test_a_lock_timeout_is_retried(site: Site, employ: Employ, dsn: str) -
     await site.succeeded(job)
     assert await site.attempts(job) == [(1, "SUCCEEDED")]
     assert await site.versions() == [(1, True), (2, False)]
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A landing waits for a lock for a moment only, and is tried once where it is not a lock that it waits for."""
+    monkeypatch.setitem(QUERIES, "lock_timeout", "SET LOCAL lock_timeout = '50ms'")
+    monkeypatch.setattr(attempts, "_LANDING_TRIES", 1)
+    return monkeypatch
+
+
+_STEP = "SELECT step = %s FROM kwdbml.jobs WHERE id = %s"
+_TOLD = "waiting for a lock on model public.m"
+
+
+@pytest.fixture
+async def held_model(site: Site) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    """Ann has begun to deploy a version, and does not end it."""
+    await site.model()
+    async with await psycopg.AsyncConnection.connect(site.ann.dsn) as holder:
+        await holder.execute("SELECT kwdbml.set_active_version('m', 1)")
+        yield holder
+
+
+@pytest.mark.parametrize("kind", ["train", "evaluate"])
+async def test_a_model_that_somebody_holds_is_waited_for(
+    site: Site, employ: Employ, hasty: Any, held_model: psycopg.AsyncConnection[Any], kind: str
+) -> None:
+    await employ()
+    if kind == "train":
+        job = await site.train(new_version=True)
+    else:
+        job = await site.submit("SELECT kwdbml.evaluate_model('', 'm', NULL, 'trips', 'f1')")
+    await site.until(_STEP, _TOLD, job)
+    await held_model.commit()
+    await site.succeeded(job)
+    assert await site.attempts(job) == [(1, "SUCCEEDED")]
+
+
+async def test_a_model_that_is_held_for_good(
+    site: Site, employ: Employ, hasty: pytest.MonkeyPatch, held_model: psycopg.AsyncConnection[Any]
+) -> None:
+    hasty.setattr(attempts, "LOCK_PATIENCE", 0.5)
+    await employ()
+    error = await site.failed(await site.train(new_version=True))
+    assert error["type"] == "LockNotAvailable"
+    for word in ("model public.m", "pg_blocking_pids", "pg_locks", "pg_terminate_backend"):
+        assert word in error["message"]
+    await held_model.rollback()
+    await site.succeeded(await site.train(new_version=True))
+    assert await site.versions() == [(1, True), (2, False)]
+
+
+async def test_who_waits_for_a_model_can_be_canceled(
+    site: Site, employ: Employ, hasty: Any, held_model: psycopg.AsyncConnection[Any]
+) -> None:
+    await employ()
+    job = await site.train(new_version=True)
+    await site.until(_STEP, _TOLD, job)
+    await site.submit("SELECT kwdbml.cancel_job(%s)", job)
+    assert (await site.ended(job))[0] == "CANCELED"
+    await held_model.rollback()
+    assert await site.versions() == [(1, True)]
+
+
+async def test_a_result_table_that_somebody_holds(
+    site: Site, employ: Employ, hasty: pytest.MonkeyPatch, dsn: str
+) -> None:
+    await site.model()
+    await site.as_ann.execute("CREATE TABLE answers (id int, x float8, late int, prediction bigint)")
+    hasty.setattr(attempts, "LOCK_PATIENCE", 0.5)
+    async with await psycopg.AsyncConnection.connect(site.ann.dsn) as holder:
+        await holder.execute("LOCK answers")
+        await employ()
+        error = await site.failed(await site.predict(action="replace"))
+    assert "lock on table public.answers" in error["message"]
+    await site.succeeded(await site.predict(action="replace"))
+
+
+async def test_a_job_that_its_creator_holds_is_given_up_soon(
+    site: Site, employ: Employ, world: FakeWorld, hasty: Any, dsn: str
+) -> None:
+    """The place is for others."""
+    world.script = held = plays.Held()
+    job = await site.train()
+    await employ()
+    await held.at.wait()
+    async with await psycopg.AsyncConnection.connect(dsn) as holder:
+        await holder.execute("SELECT FROM kwdbml.job FOR UPDATE")
+        held.go.set()
+        await site.until(WAITING + " AND query LIKE '%worker_fail%'")
+    error = await site.failed(job)
+    assert (error["type"], "lock timeout" in error["message"]) == ("LockNotAvailable", True)

@@ -9,6 +9,8 @@ RETURNS kwdbml.model LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $
 DECLARE
     m kwdbml.model;
     shown text := model_schema || '.' || object;
+    allowed boolean;
+    differs text;
 BEGIN
     INSERT INTO kwdbml.model AS b (schema, name, description, creator, problem_type, features, target)
     VALUES (model_schema, object, description, who, problem_type, features, target)
@@ -17,7 +19,9 @@ BEGIN
         RETURN m;
     END IF;
     SELECT b.* INTO m FROM kwdbml.model b WHERE b.schema = model_schema AND b.name = object;
-    IF FOUND AND may_exist AND kwdbml._model_right(m.id, 'CREATE', who) THEN  -- others neither lock it nor wait
+    -- who has no right neither locks it nor waits, and is refused also where it is granted just now: nobody goes on unlocked
+    allowed := FOUND AND may_exist AND kwdbml._model_right(m.id, 'CREATE', who);
+    IF allowed THEN
         SELECT b.* INTO m FROM kwdbml.model b WHERE b.id = m.id FOR UPDATE;
         PERFORM kwdbml._hold_grants('model', m.id, 'CREATE'), kwdbml._hold_grants('model', m.id, 'UPDATE');
     END IF;
@@ -26,11 +30,13 @@ BEGIN
     ELSIF NOT may_exist THEN
         RAISE EXCEPTION 'model % already exists', shown
             USING ERRCODE = '42710', HINT = 'Pass new_version_if_exists => true, or choose another name.';
-    ELSIF NOT kwdbml._model_right(m.id, 'CREATE', who) OR deploy AND NOT kwdbml._model_right(m.id, 'UPDATE', who) THEN
+    ELSIF NOT allowed OR NOT kwdbml._model_right(m.id, 'CREATE', who) OR deploy AND NOT kwdbml._model_right(m.id, 'UPDATE', who) THEN
         RAISE EXCEPTION 'permission denied for model %', shown
             USING ERRCODE = '42501', HINT = 'A new version needs CREATE on the model, and UPDATE to be deployed.';
-    ELSIF (m.problem_type, m.features, m.target) IS DISTINCT FROM (problem_type, features, target) THEN
-        RAISE EXCEPTION 'the new version does not fit model %', shown
+    END IF;
+    differs := kwdbml._misfit(m, problem_type, features, target);
+    IF differs <> '' THEN
+        RAISE EXCEPTION 'the new version does not fit model %: %', shown, differs
             USING ERRCODE = '22023', HINT = 'A new version needs the model''s problem type, features and target (names, types, order).';
     END IF;
     RETURN m;
@@ -39,6 +45,19 @@ $$;
 COMMENT ON FUNCTION kwdbml._model_to_extend(text, text, text, name, text, jsonb, jsonb, boolean, boolean) IS
     'the model to which a version is added, locked';
 REVOKE ALL ON FUNCTION kwdbml._model_to_extend(text, text, text, name, text, jsonb, jsonb, boolean, boolean) FROM PUBLIC;
+
+-- Contract: in what a version of such a problem differs from its model, in words; empty: in nothing.
+CREATE FUNCTION kwdbml._misfit(m kwdbml.model, problem_type text, features jsonb, target jsonb) RETURNS text LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (SELECT coalesce(string_agg(format('its %s: %s, the model''s: %s', d.what, left(d.given, 200), left(d.declared, 200)), '; '), '')
+            FROM (VALUES (1, 'problem type', problem_type, m.problem_type), (2, 'features', features::text, m.features::text),
+                         (3, 'target', target::text, m.target::text)) AS d(n, what, given, declared)
+            WHERE d.given IS DISTINCT FROM d.declared);
+END
+$$;
+COMMENT ON FUNCTION kwdbml._misfit(kwdbml.model, text, jsonb, jsonb) IS 'in what a version does not fit its model';
+REVOKE ALL ON FUNCTION kwdbml._misfit(kwdbml.model, text, jsonb, jsonb) FROM PUBLIC;
 
 -- Contract: the bytes of a bundle, in chunks, for a pipeline or for a version; 54000 above the deployment's limit.
 CREATE FUNCTION kwdbml._store_bundle(pipeline uuid, version uuid, bundle_kind text, bundle bytea) RETURNS void LANGUAGE plpgsql

@@ -7,7 +7,7 @@ RETURNS text LANGUAGE sql
 RETURN kwdbml._call('import_model', pg_catalog.jsonb_build_array(model_name, description, problem_type, framework, runtime,
     input_schema, output_schema, metrics), ARRAY[model_entity, transformer_entity]) #>> '{}';
 COMMENT ON FUNCTION kwdbml.import_model(text, text, text, text, text, jsonb, jsonb, bytea, bytea, jsonb) IS
-    'makes a version of a model from a ZIP of a trained one (model/model.joblib …), see docs/bundles.md';
+    'makes a version of a model from a ZIP of a trained one (model/model.joblib …), see docs/bundles.md; description is the model''s, kept with its first version alone';
 CREATE FUNCTION kwdbml.import_model(
     model_name text, description text, problem_type text, framework text, runtime text,
     input_schema text, output_schema text, model_entity bytea, transformer_entity bytea, metrics text DEFAULT NULL)

@@ -32,7 +32,7 @@ BEGIN
         UPDATE kwdbml.model b SET last_updated = clock_timestamp() WHERE b.id = m.id;
     ELSIF EXISTS (SELECT FROM kwdbml.job j WHERE j.model_name = shown AND j.type = 'TRAIN' AND j.status = 'RUNNING') THEN
         RAISE EXCEPTION 'model % is being trained by a running job', shown
-            USING ERRCODE = '55006', HINT = 'Wait for the job or cancel it: SELECT * FROM kwdbml.show_jobs(ARRAY[''RUNNING'']).';
+            USING ERRCODE = '55006', HINT = 'Wait for the job or cancel it: SELECT * FROM kwdbml.show_jobs(ARRAY[''RUNNING'']). It may be another role''s, which you do not see: an admin can cancel it.';
     ELSE
         DELETE FROM kwdbml.model b WHERE b.id = m.id;
     END IF;

@@ -89,16 +89,19 @@ COMMENT ON FUNCTION kwdbml._hold_grants(text, uuid, text) IS 'locks the grants o
 REVOKE ALL ON FUNCTION kwdbml._hold_grants(text, uuid, text) FROM PUBLIC;
 
 -- Contract: whether the model or pipeline of a request is the requester's to grant; else 42501, or 42704 when it is gone.
--- Whose it is gets locked first, so that reassign_owned and a REPEATABLE READ transaction meet.
+-- Whose it is gets locked first, so that reassign_owned and a REPEATABLE READ transaction meet, and before its grants, as
+-- everybody does who changes the versions; against another grant too, or two that go on to do more would wait for each
+-- other. Who may not grant locks nothing, and is refused also where it becomes his just now.
 CREATE FUNCTION kwdbml._check_grantor(who name, thing text, id uuid) RETURNS void LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     shown text;
+    owned boolean := CASE thing WHEN 'model' THEN kwdbml._owns_model(id, who) ELSE kwdbml._owns_pipeline(id, who) END;
 BEGIN
-    IF thing = 'model' AND kwdbml._owns_model(id, who) THEN
-        PERFORM FROM kwdbml.model m WHERE m.id = _check_grantor.id FOR SHARE;
-    ELSIF thing <> 'model' AND kwdbml._owns_pipeline(id, who) THEN
-        PERFORM FROM kwdbml.pipeline p WHERE p.id = _check_grantor.id FOR SHARE;
+    IF owned AND thing = 'model' THEN
+        PERFORM FROM kwdbml.model m WHERE m.id = _check_grantor.id FOR NO KEY UPDATE;
+    ELSIF owned THEN
+        PERFORM FROM kwdbml.pipeline p WHERE p.id = _check_grantor.id FOR NO KEY UPDATE;
     END IF;
     IF thing = 'model' THEN
         SELECT m.schema || '.' || m.name INTO shown FROM kwdbml.model m WHERE m.id = _check_grantor.id;
@@ -107,7 +110,7 @@ BEGIN
     END IF;
     IF shown IS NULL OR NOT kwdbml._has_any(thing, id, who) THEN
         RAISE EXCEPTION 'no such %', thing USING ERRCODE = '42704', HINT = 'It, or your right to see it, has gone meanwhile.';
-    ELSIF NOT (CASE thing WHEN 'model' THEN kwdbml._owns_model(id, who) ELSE kwdbml._owns_pipeline(id, who) END) THEN
+    ELSIF NOT owned OR NOT (CASE thing WHEN 'model' THEN kwdbml._owns_model(id, who) ELSE kwdbml._owns_pipeline(id, who) END) THEN
         RAISE EXCEPTION 'permission denied to grant or revoke on % %', thing, shown
             USING ERRCODE = '42501', HINT = 'Its creator or an admin can; who was granted a privilege cannot pass it on.';
     END IF;

@@ -44,7 +44,11 @@ BEGIN
         RAISE EXCEPTION '% is NULL', CASE WHEN former IS NULL THEN 'from_name' ELSE 'to_name' END
             USING ERRCODE = '22004', HINT = 'Name both roles.';
     END IF;
-    heir := kwdbml._grantee(to_name);
+    BEGIN
+        heir := kwdbml._grantee(to_name);
+    EXCEPTION WHEN undefined_object THEN
+        RAISE EXCEPTION '%', SQLERRM USING ERRCODE = '42704', HINT = 'Name a role that exists: SELECT rolname FROM pg_roles lists them.';
+    END;
     IF 'public' IN (former, heir) OR former = 'syspublic' THEN
         RAISE EXCEPTION 'public is everyone and no role' USING ERRCODE = '22023', HINT = 'Name two roles.';
     ELSIF NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = former)

@@ -40,8 +40,11 @@ BEGIN
             WHEN theirs IS NULL AND v.id = compared THEN coalesce(
                 format('version %s could not be measured: ', v.version) || (held -> 'active' ->> 'problem'),
                 format('version %s has no %s', v.version, objective))
-            WHEN theirs IS NULL THEN
-                format('version %s became active meanwhile, and was not measured on the same rows: train again', v.version)
+            WHEN theirs IS NULL THEN format('version %s became active meanwhile, and %s: train again', v.version, CASE
+                WHEN (v.holdout_hash = held ->> 'hash') IS NOT TRUE THEN 'was not measured on the same rows'
+                WHEN nullif(v.holdout_metrics, 'null') IS NULL THEN 'could not be measured when it was trained'
+                WHEN kwdbml._score(v.holdout_metrics, objective) IS NULL THEN format('had no %s when it was trained', objective)
+                ELSE 'was measured for another positive label' END)
             WHEN promoted THEN format('better than version %s', v.version)
             WHEN ours = theirs THEN format('as good as version %s, and no better', v.version)
             ELSE format('worse than version %s', v.version) END);

@@ -49,7 +49,7 @@ BEGIN
         'user_code', p.id IS NOT NULL AND (p.algorithm IS NULL OR EXISTS (SELECT FROM kwdbml.artefact f WHERE f.pipeline_id = p.id))
             OR v.id IS NOT NULL AND (v.algorithm IS NULL OR EXISTS (
                 SELECT FROM kwdbml.artefact f WHERE f.model_version_id = v.id AND f.kind <> 'model')),
-        'type', j.type, 'settings', j.settings, 'retries', j.retries, 'env', coalesce(answer, '{}'),
+        'type', j.type, 'model_name', j.model_name, 'settings', j.settings, 'retries', j.retries, 'env', coalesce(answer, '{}'),
         'ttl', coalesce(j.settings -> 'ttl', kwdbml._setting('default_ttl')),
         'model_limit', kwdbml._setting('model_limit'),
         'problem_type', coalesce(m.problem_type, p.problem_type),
