@@ -267,7 +267,8 @@ DEFINERS: dict[str, tuple[str, Cells]] = {
 #: worker's own), and every trigger function, which believes the row of whatever table it hangs on.
 OWNER_ONLY = {
     "_decide", "_fence", "_heir", "_hold_grants", "_hold_schema", "_land_version", "_lock_plain", "_misfit",
-    "_model_to_extend", "_reads_as", "_reassign_jobs", "_reassign_privileges", "_result_close", "_store_bundle", "_told_metrics",
+    "_model_to_extend", "_reads_as", "_reassign_jobs", "_reassign_privileges", "_result_close", "_store_bundle",
+    "_told_metrics",
 }  # fmt: skip
 #: Internal functions that everybody may call, because they act with the caller's rights only.
 CALLERS = {
