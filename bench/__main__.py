@@ -12,7 +12,17 @@ from contextlib import ExitStack
 from bench.report import Result, Scale, say
 from bench.server import Server, start
 
-NAMES = ("staging", "train", "batch_predict", "submit", "pickup", "concurrency", "show_jobs", "memory")
+NAMES = (
+    "staging",
+    "train",
+    "batch_predict",
+    "submit",
+    "pickup",
+    "concurrency",
+    "show_jobs",
+    "memory",
+    "kubeflow_scale",
+)
 
 
 def one(name: str, server: Server, scale: Scale) -> Result:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,14 +118,17 @@ class Site:
         return job
 
     @contextmanager
-    def worker(self, concurrency: int = 1) -> Iterator[WorkerProcess]:
+    def worker(
+        self, concurrency: int = 1, arguments: Sequence[str] = (), variables: Mapping[str, str] | None = None
+    ) -> Iterator[WorkerProcess]:
         """``kwdbml worker`` on this database, ready; SIGTERM at the end."""
         scratch = Path(tempfile.mkdtemp(prefix="scratch-", dir=self.server.base))
         scratch.chmod(0o711)
         command = [sys.executable, "-m", "kwdbml", "worker", "--dsn", self.server.dsn(self.name, database.WORKER)]
-        command += ["--concurrency", str(concurrency), "--scratch", str(scratch)]
+        command += ["--concurrency", str(concurrency), "--scratch", str(scratch), *arguments]
         receive, send = os.pipe()
         env = {"PATH": os.environ["PATH"], "PGPASSFILE": str(self.server.passfile), readiness.VARIABLE: str(send)}
+        env |= variables or {}
         with (self.server.base / f"worker-{self.name}.log").open("ab") as log:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[send], env=env

@@ -10,13 +10,15 @@ do not) says so in its first comment: ``-- requires: NAME [NAME …]``, each the
 
 A script that was released never changes: ``RELEASED.sha256`` has its hash.
 
-    python extension/build.py            write the scripts of this version
-    python extension/build.py --check    exit 1 when one on disk is not what would be written
+    python extension/build.py                    write the scripts of this version
+    python extension/build.py --check            exit 1 when one on disk is not what would be written
+    python extension/build.py --release 0.2.0    write down the hashes of the scripts that lead to that version
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -113,10 +115,28 @@ def scripts(sql: Path = SQL) -> dict[str, str]:
     return made | {f"kwdbml--{step.name}": build_upgrade(step, sql) for step in steps}
 
 
+def release(wanted: str, home: Path = HERE) -> None:
+    """Write down the hashes of the scripts that make a version or lead to it; those of other versions stay."""
+    made = sorted([*home.glob(f"kwdbml--{wanted}.sql"), *home.glob(f"kwdbml--*--{wanted}.sql")])
+    if not made:
+        raise SystemExit(f"there is no script of version {wanted} in {home}")
+    file = home / "RELEASED.sha256"
+    lines = file.read_text(encoding="ascii").splitlines() if file.exists() else []
+    known = {name: digest for digest, name in map(str.split, lines)}
+    known |= {script.name: hashlib.sha256(script.read_bytes()).hexdigest() for script in made}
+    file.write_text("".join(f"{known[name]}  {name}\n" for name in sorted(known)), encoding="ascii")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Concatenate sql/ into the extension's scripts.")
-    parser.add_argument("--check", action="store_true", help="only compare, and exit 1 when they differ")
-    only_check = parser.parse_args().check
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--check", action="store_true", help="only compare, and exit 1 when they differ")
+    what.add_argument("--release", metavar="VERSION", help="freeze the scripts on disk that lead to this version")
+    given = parser.parse_args()
+    if given.release:
+        release(given.release)
+        return 0
+    only_check = given.check
     stale = []
     for name, text in scripts().items():
         target = HERE / name

@@ -1,3 +1,3 @@
 """Machine learning as SQL: train, evaluate and apply models inside PostgreSQL."""
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"

@@ -6,14 +6,19 @@ import asyncio
 import logging
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import structlog
 import typer
 
-from kwdbml.errors import KwdbmlError
+from kwdbml.errors import EngineError, KwdbmlError, WrongState
+
+if TYPE_CHECKING:
+    from kwdbml.engines.base import Engine
+    from kwdbml.settings import WorkerSettings
 
 app = typer.Typer(
     help="Machine learning as SQL: the embedded server, the worker, the extension.",
@@ -22,6 +27,37 @@ app = typer.Typer(
 )
 extension_app = typer.Typer(help="The extension of an existing PostgreSQL server.", no_args_is_help=True)
 app.add_typer(extension_app, name="extension")
+
+#: Of a worker. Data that are read slowly hold one each, and others must not wait for them.
+_THREADS = 64
+
+# What a worker may be told, and so the doctor: one of each in kwdbml.settings. What is not said here is read there.
+Dsn = Annotated[str | None, typer.Option(help="The worker's own role; or KWDBML_DSN.")]
+Concurrency = Annotated[int | None, typer.Option(help="Jobs at once on the local engine.")]
+Queues = Annotated[list[str] | None, typer.Option(help="Serve only this queue; may be repeated.")]
+Scratch = Annotated[Path | None, typer.Option(help="Where runs keep their files.")]
+Config = Annotated[Path | None, typer.Option(help="A TOML file with settings; or KWDBML_CONFIG.")]
+Engines = Annotated[list[str] | None, typer.Option(help="Serve only this engine (local, kubeflow); may be repeated.")]
+OtherSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="SECTION.NAME=VALUE",
+        help="A setting of the file's sections kubeflow and s3, such as kubeflow.namespace=team-a; may be repeated.",
+    ),
+]  # fmt: skip
+Pythons = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=PATH", help="A Python in which a row of kwdbml.runtime may run; may be repeated."),
+]
+UnsafeNoSandbox = Annotated[bool, typer.Option("--unsafe-no-sandbox", help="Run uploaded code without a sandbox.")]
+InstallRequirements = Annotated[
+    bool | None,
+    typer.Option(
+        "--install-requirements/--no-install-requirements",
+        help="Install what a bundle's requirements.txt asks for; so it is by default.",
+    ),
+]
+AllowSuperuser = Annotated[bool, typer.Option("--allow-superuser", help="Run although the role is a superuser.")]
 
 DataDir = Annotated[Path | None, typer.Option(help="Data directory; the default lies beside the virtual environment.")]
 
@@ -87,43 +123,10 @@ def down(
         typer.echo(f"{what}: {'stopped' if ran else 'was not running'}")
 
 
-@app.command()
-def worker(
-    dsn: Annotated[
-        str | None, typer.Option(help="The worker's own role; or KWDBML_DSN.", envvar="KWDBML_DSN", show_envvar=False)
-    ] = None,
-    concurrency: Annotated[int | None, typer.Option(help="Jobs at once.")] = None,
-    queue: Annotated[list[str] | None, typer.Option(help="Serve only this queue; may be repeated.")] = None,
-    scratch: Annotated[Path | None, typer.Option(help="Where runs keep their files.")] = None,
-    python: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=PATH", help="A Python in which a row of kwdbml.runtime may run; may be repeated."),
-    ] = None,
-    unsafe_no_sandbox: Annotated[
-        bool, typer.Option("--unsafe-no-sandbox", help="Run uploaded code without a sandbox.")
-    ] = False,
-    install_requirements: Annotated[
-        bool | None,
-        typer.Option(
-            "--install-requirements/--no-install-requirements",
-            help="Install what a bundle's requirements.txt asks for.",
-            show_default="installed",
-        ),
-    ] = None,
-    allow_superuser: Annotated[
-        bool, typer.Option("--allow-superuser", help="Run although the role is a superuser.")
-    ] = False,
-) -> None:
-    """Run a worker for an existing server until SIGTERM, which drains it."""
-    given: dict[str, Any] = {
-        "dsn": dsn, "concurrency": concurrency, "queues": queue or None, "scratch": scratch,
-        "pythons": dict(_named(text) for text in python) if python else None,
-        "unsafe_no_sandbox": unsafe_no_sandbox or None, "allow_superuser": allow_superuser or None,
-        "install_requirements": install_requirements,
-    }  # fmt: skip
-    _configure_log()
-    with _failing():
-        asyncio.run(_work({k: v for k, v in given.items() if v is not None}))
+def _given(pythons: list[str] | None, **options: Any) -> dict[str, Any]:
+    """What was said of a worker's settings, and nothing of what was not."""
+    said = {name: value for name, value in options.items() if value is not None and value != []}
+    return said | ({"pythons": dict(map(_named, pythons))} if pythons else {})
 
 
 def _named(text: str) -> tuple[str, str]:
@@ -133,42 +136,115 @@ def _named(text: str) -> tuple[str, str]:
     return name, path
 
 
-async def _work(given: dict[str, Any]) -> None:
-    from pydantic import ValidationError
+@app.command()
+def worker(
+    dsn: Dsn = None,
+    concurrency: Concurrency = None,
+    queue: Queues = None,
+    scratch: Scratch = None,
+    config: Config = None,
+    engine: Engines = None,
+    setting: OtherSettings = None,
+    python: Pythons = None,
+    unsafe_no_sandbox: UnsafeNoSandbox = False,
+    install_requirements: InstallRequirements = None,
+    allow_superuser: AllowSuperuser = False,
+) -> None:
+    """Run a worker for an existing server until SIGTERM, which drains it."""
+    given = _given(
+        python, dsn=dsn, concurrency=concurrency, queues=queue, scratch=scratch, engines=engine,
+        unsafe_no_sandbox=unsafe_no_sandbox or None, allow_superuser=allow_superuser or None,
+        install_requirements=install_requirements,
+    )  # fmt: skip
+    _configure_log()
+    with _failing():
+        asyncio.run(_work(given, setting or [], config))
 
-    from kwdbml import readiness
-    from kwdbml.engines.local import LocalEngine
-    from kwdbml.errors import InvalidParameter
-    from kwdbml.settings import WorkerSettings
+
+@app.command()
+def doctor(
+    dsn: Dsn = None,
+    concurrency: Concurrency = None,
+    queue: Queues = None,
+    scratch: Scratch = None,
+    config: Config = None,
+    engine: Engines = None,
+    setting: OtherSettings = None,
+    python: Pythons = None,
+    unsafe_no_sandbox: UnsafeNoSandbox = False,
+    install_requirements: InstallRequirements = None,
+    allow_superuser: AllowSuperuser = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of lines.")] = False,
+) -> None:
+    """Look at all that a worker with these settings needs; say what is wrong (exit code 1), and the cure."""
+    from kwdbml import configuration
+    from kwdbml.doctor import examination, report
+
+    given = _given(
+        python, dsn=dsn, concurrency=concurrency, queues=queue, scratch=scratch, engines=engine,
+        unsafe_no_sandbox=unsafe_no_sandbox or None, allow_superuser=allow_superuser or None,
+        install_requirements=install_requirements,
+    )  # fmt: skip
+    with _failing():
+        findings = examination.examine({**configuration.overrides(setting or []), **given}, config)
+        healthy = report.tell_json(findings) if as_json else report.tell(findings)
+    if not healthy:
+        raise typer.Exit(1)
+
+
+async def _work(given: dict[str, Any], settings_of_sections: list[str], config: Path | None) -> None:
+    from psycopg_pool import PoolTimeout
+
+    from kwdbml import configuration, readiness
     from kwdbml.worker.loop import Worker
 
     readiness.keep()
-    try:
-        settings = WorkerSettings(**given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(p) for p in first["loc"])
-        raise InvalidParameter(
-            f"setting {name}: {first['msg']}", hint=f"Pass --{name} or set KWDBML_{name.upper()}."
-        ) from None
-    engine = LocalEngine(
-        settings.scratch,
-        concurrency=settings.concurrency,
-        disk=int(settings.scratch_limit),
-        unsafe_no_sandbox=settings.unsafe_no_sandbox,
-        pythons=settings.pythons,
-    )
-    one = Worker(settings, {"local": engine})
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="kwdbml"))
+    settings = configuration.load({**configuration.overrides(settings_of_sections), **given}, config)
+    one = Worker(settings, _engines(settings))
 
     async def announce() -> None:
         await one.ready.wait()
+        structlog.get_logger().info("worker.ready", name=settings.name, engines=",".join(settings.engine_names))
         readiness.announce()
+        await readiness.show_life()
 
     telling = asyncio.create_task(announce())
     try:
         await one.run()
+    except PoolTimeout as error:
+        raise WrongState(
+            "the worker has no connection to its database",
+            hint="kwdbml doctor, with the same settings, says why, and the cure.",
+            detail=str(error),
+        ) from None
     finally:
         telling.cancel()
+
+
+def _engines(settings: WorkerSettings) -> dict[str, Engine]:
+    from kwdbml.engines.local import LocalEngine, default_root
+
+    engines: dict[str, Engine] = {}
+    if "local" in settings.engine_names:
+        engines["local"] = LocalEngine(
+            settings.scratch,
+            concurrency=settings.concurrency,
+            disk=int(settings.scratch_limit),
+            unsafe_no_sandbox=settings.unsafe_no_sandbox,
+            pythons=settings.pythons,
+        )
+    if "kubeflow" in settings.engine_names and settings.kubeflow is not None:
+        try:
+            from kwdbml.engines.kubeflow import KubeflowEngine
+        except ImportError as error:
+            raise EngineError(
+                f"the engine kubeflow needs {error.name}, which is not installed",
+                hint="pip install 'kwdbml[kubeflow]'",
+            ) from None
+        root = (settings.scratch or default_root()) / "kubeflow"
+        engines["kubeflow"] = KubeflowEngine(settings.kubeflow, root, disk=int(settings.scratch_limit))
+    return engines
 
 
 def _configure_log() -> None:

@@ -39,6 +39,10 @@ class UndefinedObject(KwdbmlError):
     sqlstate = "42704"
 
 
+class FeatureNotSupported(KwdbmlError):
+    sqlstate = "0A000"
+
+
 class UndefinedTable(KwdbmlError):
     sqlstate = "42P01"
 

@@ -10,13 +10,14 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 
-def _load() -> dict[str, str]:
-    text = resources.files("kwdbml").joinpath("queries.sql").read_text(encoding="utf-8")
+def load(package: str) -> dict[str, str]:
+    """The statements of a package's queries.sql, by name."""
+    text = resources.files(package).joinpath("queries.sql").read_text(encoding="utf-8")
     parts = _NAME.split(text)
     return {name: body.strip() for name, body in zip(parts[1::2], parts[2::2], strict=True)}
 
 
-QUERIES = _load()
+QUERIES = load("kwdbml")
 
 
 #: A search_path without a schema that somebody can write to: a driver's own statements name no operator in full, and

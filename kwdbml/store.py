@@ -74,8 +74,10 @@ class Store:
     dsn: str
     max_size: int = 4
     _pool: AsyncConnectionPool = field(init=False)
+    _long: asyncio.Semaphore = field(init=False)  # who may keep a connection for long: leases must find one, too
 
     def __post_init__(self) -> None:
+        self._long = asyncio.Semaphore(max(1, self.max_size // 2))
         options = {
             "autocommit": True,
             "row_factory": dict_row,
@@ -154,7 +156,7 @@ class Store:
 
     async def chunks(self, claim: Claim, artefact: Artefact) -> AsyncIterator[bytes]:
         """The bytes of an artefact, 8 MiB at a time."""
-        async with self._pool.connection() as connection:
+        async with self._long, self._pool.connection() as connection:
             for number in range(artefact.chunks):
                 cursor = connection.cursor(binary=True)
                 parameters = {**claim.key, "artefact": artefact.artefact, "number": number}
@@ -188,7 +190,7 @@ class Store:
     @asynccontextmanager
     async def landing(self, claim: Claim) -> AsyncIterator[Landing]:
         """The final transaction of a job: committed when the block ends well."""
-        async with self._pool.connection() as connection, connection.transaction():
+        async with self._long, self._pool.connection() as connection, connection.transaction():
             await connection.execute(QUERIES["lock_timeout"].encode())
             yield Landing(connection, claim)
 

@@ -18,7 +18,8 @@ END
 $$;
 GRANT USAGE ON SCHEMA kwdbml TO PUBLIC;
 
-GRANT SELECT ON kwdbml.installation, kwdbml.settings, kwdbml.runtime, kwdbml.pipeline, kwdbml.pipeline_privilege,
+GRANT SELECT ON kwdbml.installation, kwdbml.settings, kwdbml.runtime, kwdbml.flavour, kwdbml.file_system,
+    kwdbml.pipeline, kwdbml.pipeline_privilege,
     kwdbml.model, kwdbml.model_version, kwdbml.model_privilege, kwdbml.job, kwdbml.job_env, kwdbml.job_log, kwdbml.jobs,
     kwdbml._usable TO PUBLIC;
 -- not the token, which is the right to end the job, nor the handle
@@ -37,3 +38,7 @@ GRANT INSERT (job_id, env) ON kwdbml.job_env TO PUBLIC;
 GRANT DELETE ON kwdbml.job TO kwdbml_admin;
 GRANT INSERT (name, value), UPDATE (value), DELETE ON kwdbml.settings TO kwdbml_admin;
 GRANT INSERT (framework, runtime, runs_as, image, engines), UPDATE (runs_as, image, engines), DELETE ON kwdbml.runtime TO kwdbml_admin;
+GRANT INSERT (name, cpu, mem, scalar_resources, node_selector, tolerations, description),
+    UPDATE (cpu, mem, scalar_resources, node_selector, tolerations, description), DELETE ON kwdbml.flavour TO kwdbml_admin;
+GRANT INSERT (name, claim, sub_path, roles, description), UPDATE (claim, sub_path, roles, description), DELETE
+    ON kwdbml.file_system TO kwdbml_admin;

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 pytest_plugins = [
     "tests.fixtures.server",
     "tests.fixtures.database",
     "tests.fixtures.engines",
+    "tests.fixtures.exported",
     "tests.fixtures.faults",
+    "tests.fixtures.s3",  # before those that import it
+    "tests.fixtures.objectstore",
+    "tests.fixtures.kubeflow",
 ]
 
 #: Below these a test is ``quick``, unless it is slow or takes a server.
 _QUICK = ("unit", "docs", "extension", "engines/test_parts.py")
 _SERVERS = {"server", "local_installation"}
+
+
+@pytest.fixture(autouse=True)
+def log_of_its_own() -> Iterator[None]:
+    """A command that a test calls in this process sends the log to the standard error of that test's time."""
+    yield
+    structlog.reset_defaults()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from kwdbml.embedded.database import WORKER, dsn
 from kwdbml.embedded.place import Place, Say, silence
@@ -49,6 +50,8 @@ class Worker:
 
     def environment(self) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if k in _KEPT or k.startswith(_KEPT_PREFIXES)}
+        if config := kept.get("KWDBML_CONFIG"):
+            kept["KWDBML_CONFIG"] = str(Path(config).absolute())  # the worker runs in a directory of its own
         return kept | {"PGPASSFILE": str(self.place.passfile)}
 
     def running(self) -> Process | None:

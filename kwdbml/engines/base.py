@@ -8,11 +8,13 @@ before anyone launches. One conformance suite (``tests/engines``) holds for ever
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
+
+from kwdbml.model import JobType
 
 #: What is stored in the attempt's row: plain JSON, enough to find the run again from another process.
 Handle = dict[str, Any]
@@ -37,6 +39,38 @@ class Resources:
 
 
 @dataclass(frozen=True, slots=True)
+class Mount:
+    """A shared file system that a run sees: of Kubernetes a persistent volume claim."""
+
+    claim: str
+    path: str  # where in the container
+    sub_path: str = ""
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What a cluster needs to know of a run beside its resources; a single machine looks at none of it."""
+
+    image: str | None = None  # None: the deployment's
+    pull_policy: str | None = None
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: Sequence[Mapping[str, Any]] = ()
+    mounts: Sequence[Mount] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """Whose run it is and of what, for people who look at the engine's own pages. No secrets: everyone may read it."""
+
+    type: JobType | None = None
+    creator: str = ""
+    model: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """One attempt of one job, as the engine sees it."""
 
@@ -46,6 +80,8 @@ class Run:
     env: Mapping[str, str] = field(default_factory=dict)  # the job's own variables, for user code to see
     trusted: bool = False  # only code that ships with kwdbml runs (a built-in algorithm): may run without a sandbox
     python: str = ""  # the local engine's name of the Python to run it in; "": the worker's own
+    placement: Placement = Placement()
+    about: About = About()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +99,19 @@ class Workspace:
     @property
     def outputs(self) -> Path:
         return self.path / "out"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the worker needs of an ended run, by name. ``outputs``: each with the bytes that it may have, or None;
+    all that there are, where nothing is said."""
+
+    inputs: Sequence[str] = ()
+    outputs: Mapping[str, int | None] | None = None
+
+
+#: The outputs, and none of the inputs.
+EVERYTHING = Wanted()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +168,20 @@ class Engine(Protocol):
     async def launch(self, run: Run, workspace: Workspace) -> Handle:
         """Start the step on a filled workspace. Twice with one name: the second answers the first one's handle."""
 
+    async def withdraw(self, run_name: str, *, ours: bool) -> None:
+        """Nobody waits for this run's launch any more: end it where it can be ended. ``ours``: and take back what it
+        has made. When it came to its end all the same, ``find`` finds the run."""
+
     async def find(self, run_name: str) -> Handle | None:
         """The handle of a run that was launched under this name here, running or ended; None if never launched."""
 
     def workspace(self, handle: Handle) -> Workspace:
-        """Where an ended run's outputs lie."""
+        """Where the run's files lie on this machine, as far as they are here (see ``collect``)."""
+
+    async def collect(self, handle: Handle, wanted: Wanted = EVERYTHING) -> Workspace:
+        """The workspace of an ended run, with what is wanted of it here. EngineError when that is damaged,
+        LimitExceeded when an output has more bytes than it may (an engine that need not fetch it may leave that to
+        who reads it)."""
 
     async def poll(self, handle: Handle) -> RunStatus:
         """How it stands. An unknown handle is LOST."""

@@ -28,10 +28,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kwdbml.engines.base import Handle, LogChunk, LogLine, Run, RunState, RunStatus, Workspace
-from kwdbml.engines.joblog import LineSplitter
+from kwdbml.engines.base import EVERYTHING, Handle, LogChunk, LogLine, Run, RunState, RunStatus, Wanted, Workspace
 from kwdbml.engines.outputs import has_output
 from kwdbml.errors import EngineError
+from kwdbml.loglines import LineSplitter
 
 Script = Callable[["FakeJob"], int | Awaitable[int]]
 
@@ -187,6 +187,9 @@ class FakeEngine:
         self.world.crash("after launch")
         return self._handle(run.name)
 
+    async def withdraw(self, run_name: str, *, ours: bool) -> None:
+        """A launch takes no time."""
+
     def _handle(self, name: str) -> Handle:
         return {"engine": self.name, "run": name, "slot": self.world.jobs[name].workspace.slot}
 
@@ -200,6 +203,9 @@ class FakeEngine:
     def workspace(self, handle: Handle) -> Workspace:
         slot = str(handle["slot"])
         return Workspace(self.world.root / slot, slot)
+
+    async def collect(self, handle: Handle, wanted: Wanted = EVERYTHING) -> Workspace:  # noqa: ARG002 it is all here
+        return self.workspace(handle)
 
     async def poll(self, handle: Handle) -> RunStatus:
         job = self._job(handle)

@@ -13,55 +13,17 @@ Standard library only and light to import.
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import json
 import os
 import time
 
-HEAD = 1 << 20
-TAIL = 9 << 20
+from kwdbml.loglines import HEAD, LINE_COST, TAIL, LineSplitter, split_long
+
 SEGMENT = 1 << 20
-LINE = 8192
-#: What a line costs beside its bytes, here and later as a row of a table: a million empty lines are not free.
-LINE_COST = 32
+#: Lines of a batch: a read is 64 KiB at most, but it may be 64 Ki empty lines, and a batch must not burst its segment.
+_BATCH = 2000
 PREFIX = "log."
-
-
-def split_long(line: str, limit: int = LINE) -> list[str]:
-    """``line`` in pieces of at most ``limit`` bytes of UTF-8, never inside a character."""
-    if len(line) * 4 <= limit:
-        return [line]
-    rest = line.encode()
-    pieces = []
-    while len(rest) > limit:
-        end = limit
-        while rest[end] & 0xC0 == 0x80:
-            end -= 1
-        pieces.append(rest[:end].decode())
-        rest = rest[end:]
-    pieces.append(rest.decode())
-    return pieces
-
-
-class LineSplitter:
-    """One stream's bytes in, its lines out: valid Unicode without NUL, at most LINE bytes each."""
-
-    def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._rest = ""
-
-    def feed(self, data: bytes, *, final: bool = False) -> list[str]:
-        text = self._rest + self._decoder.decode(data, final).replace("\0", "\ufffd")
-        *complete, self._rest = text.split("\n")
-        lines: list[str] = []
-        for line in complete:
-            lines.extend(split_long(line.removesuffix("\r")))
-        if final or len(self._rest) > LINE // 4:
-            pieces = split_long(self._rest)
-            self._rest = "" if final else pieces.pop()
-            lines.extend(piece for piece in pieces if piece)
-        return lines
 
 
 class LogWriter:
@@ -73,6 +35,7 @@ class LogWriter:
         self._splitters: dict[str, LineSplitter] = {}
         self._next = 1
         self._fd = -1
+        self._name = ""  # of the file that is written
         self._room = head
         self._sizes: list[tuple[str, int]] = []  # of the files after the first, oldest first
 
@@ -85,24 +48,36 @@ class LogWriter:
         """A line of our own."""
         self._append("kwdbml", split_long(line), step)
 
+    def put(self, seq: int, at: float, step: str, stream: str, lines: list[str]) -> None:
+        """Lines that have their numbers already, the first of them ``seq``; never a number that was there before."""
+        for begin in range(0, len(lines), _BATCH):
+            self._next = seq + begin
+            with contextlib.suppress(OSError):
+                self._write(stream, lines[begin : begin + _BATCH], step, at)
+
     def close(self, step: str) -> None:
         """Write what has no newline yet, and end."""
         for stream, splitter in self._splitters.items():
             self._append(stream, splitter.feed(b"", final=True), step)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Hold no descriptor until the next line comes."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     def _append(self, stream: str, lines: list[str], step: str) -> None:
-        # A read is 64 KiB at most, but it may be 64 Ki empty lines: a batch must not burst its segment.
-        for at in range(0, len(lines), 2000):
+        for begin in range(0, len(lines), _BATCH):
             with contextlib.suppress(OSError):  # a full disk costs lines, not the run
-                self._write(stream, lines[at : at + 2000], step)
+                self._write(stream, lines[begin : begin + _BATCH], step, time.time())
 
-    def _write(self, stream: str, lines: list[str], step: str) -> None:
-        if self._fd < 0 or self._room <= 0:
+    def _write(self, stream: str, lines: list[str], step: str, at: float) -> None:
+        if not self._name or self._room <= 0:
             self._rotate()
-        batch = {"seq": self._next, "at": time.time(), "step": step, "stream": stream, "lines": lines}
+        if self._fd < 0:
+            self._fd = os.open(self._name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        batch = {"seq": self._next, "at": at, "step": step, "stream": stream, "lines": lines}
         data = json.dumps(batch, ensure_ascii=False).encode() + b"\n"
         written = 0
         while written < len(data):
@@ -116,10 +91,10 @@ class LogWriter:
 
     def _rotate(self) -> None:
         name = os.path.join(self._directory, f"{PREFIX}{self._next:015d}")
-        if self._fd >= 0:
-            os.close(self._fd)
+        if self._name:
+            self.let_go()
             self._room = self._segment
             self._sizes.append((name, 0))
             while sum(size for _, size in self._sizes[1:]) >= self._tail:
                 os.unlink(self._sizes.pop(0)[0])
-        self._fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._name = name

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from kwdbml.engines import cgroups, procs, pythons, sandbox
-from kwdbml.engines.base import Handle, LogChunk, Run, RunState, RunStatus, Workspace
+from kwdbml.engines.base import EVERYTHING, Handle, LogChunk, Run, RunState, RunStatus, Wanted, Workspace
 from kwdbml.engines.follow import Following
 from kwdbml.engines.runs import Records, lost
 from kwdbml.engines.slots import Pool, Slot, Starter, discard, step_command
@@ -194,6 +194,11 @@ class LocalEngine:
             launching.add_done_callback(self._unfinished.discard)
             return await asyncio.shield(launching)
 
+    async def withdraw(self, run_name: str, *, ours: bool) -> None:  # noqa: ARG002 the protocol's
+        """A launch takes a moment: its end is awaited."""
+        if self._unfinished:
+            await asyncio.wait(self._unfinished)
+
     async def _launch(self, run: Run, workspace: Workspace) -> Handle:
         opened = self._opened.get(workspace.slot)
         if opened is None:
@@ -253,6 +258,9 @@ class LocalEngine:
 
     def workspace(self, handle: Handle) -> Workspace:
         return Workspace(self._records.workspace(handle), str(handle["slot"]))
+
+    async def collect(self, handle: Handle, wanted: Wanted = EVERYTHING) -> Workspace:  # noqa: ARG002 it is all here
+        return self.workspace(handle)
 
     def _follow(self, handle: Handle) -> Following | None:
         """Our view of a run that is recorded here, made when we meet it for the first time."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from kwdbml.engines.trees import open_beneath
-from kwdbml.errors import EngineError
+from kwdbml.errors import EngineError, LimitExceeded
 
 
 def open_output(outputs: Path, relative: str, *, limit: int) -> BinaryIO:
@@ -50,3 +50,21 @@ def has_output(outputs: Path, relative: str) -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+def check_size(relative: str, size: int, limit: int | None) -> None:
+    """LimitExceeded when an output has more bytes than an admin lets it have."""
+    if limit is not None and size > limit:
+        raise LimitExceeded(
+            f"the {relative.removesuffix('.zip')} has {size} bytes, the limit is {limit}",
+            hint="Make it smaller (fewer or shallower trees), or an admin raises model_limit.",
+        )
+
+
+def check_all(bytes_: int, limit: int | None) -> None:
+    """LimitExceeded when a run's outputs together have more bytes than the worker's disk has for one run."""
+    if limit is not None and bytes_ > limit:
+        raise LimitExceeded(
+            f"the job's outputs have {bytes_:,} bytes, more than the {limit:,} that a run may write",
+            hint="Write less, or let the worker's operator raise KWDBML_SCRATCH_LIMIT.",
+        )

@@ -1,14 +1,17 @@
-"""Processes seen from outside: who lives, who descends from whom, and files written so that a crash cannot tear them.
+"""Processes seen from outside: who still lives, and is signalled; and files written so that a crash cannot tear them.
 
 Standard library only and light to import: the supervisor (``supervisor.py``) starts with it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import time
+
+from kwdbml.processes import stat
 
 
 def boot_id() -> str:
@@ -17,18 +20,9 @@ def boot_id() -> str:
         return file.read().strip()
 
 
-def _stat(pid: int) -> list[str] | None:
-    """Fields of /proc/<pid>/stat from the third (state) on; a name with spaces or brackets does no harm."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-
-
 def start_time(pid: int) -> int | None:
     """Clock ticks since boot at which ``pid`` started; None when it is gone or only a zombie is left."""
-    fields = _stat(pid)
+    fields = stat(pid)
     if fields is None or fields[0] in "ZX":
         return None
     return int(fields[19])
@@ -65,43 +59,6 @@ def signal_process(pid: int, start: int, signum: int) -> bool:
     return True
 
 
-def _children(pid: int) -> list[int]:
-    found: list[int] = []
-    try:
-        threads = os.listdir(f"/proc/{pid}/task")
-    except (FileNotFoundError, ProcessLookupError):
-        return found
-    for thread in threads:
-        try:
-            with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as file:
-                found.extend(map(int, file.read().split()))
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found
-
-
-def _children_by_scan() -> dict[int, list[int]]:
-    """Children of every process, from all of /proc: for kernels without CONFIG_PROC_CHILDREN."""
-    tree: dict[int, list[int]] = {}
-    for name in os.listdir("/proc"):
-        if name.isdigit() and (fields := _stat(int(name))) is not None:
-            tree.setdefault(int(fields[1]), []).append(int(name))
-    return tree
-
-
-def descendants(pid: int) -> list[int]:
-    """``pid`` and all that descends from it, parents first."""
-    scan = None if os.path.exists(f"/proc/self/task/{os.getpid()}/children") else _children_by_scan()
-    seen = [pid]
-    known = {pid}
-    for parent in seen:  # grows while we walk
-        for child in _children(parent) if scan is None else scan.get(parent, ()):
-            if child not in known:
-                known.add(child)
-                seen.append(child)
-    return seen
-
-
 def write_atomically(path: str, content: dict[str, object], *, durable: bool = True, mode: int = 0o600) -> None:
     """Replace ``path`` by ``content`` as JSON: readers see the old file or the whole new one, also after a crash."""
     temporary = f"{path}.{os.getpid()}.new"
@@ -124,6 +81,32 @@ def sync_directory(path: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def hold(path: str, content: dict[str, object]) -> int:
+    """Write ``path``, locked from its first moment on until the descriptor that this answers is closed: others see by
+    that whether this process lives, those in another container too, to which a pid says nothing."""
+    temporary = f"{path}.{os.getpid()}.new"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    os.write(fd, json.dumps(content).encode())
+    os.rename(temporary, path)
+    return fd
+
+
+def is_held(path: str) -> bool:
+    """Whether the process that wrote it with ``hold`` lives."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def read_json(path: str) -> dict[str, object] | None:

@@ -168,9 +168,12 @@ class Records:
                     remove_tree(str(path))
 
     def _abandoned(self, workspace: Path) -> bool:
-        mark = procs.read_json(str(workspace / "ctl" / "supervisor.json"))
+        path = str(workspace / "ctl" / "supervisor.json")
+        mark = procs.read_json(path)
         if mark is None:
             return time.time() - workspace.stat().st_mtime > _YOUNG
+        if procs.is_held(path):
+            return False
         return mark["boot"] != self._boot or not procs.alive(int(str(mark["pid"])), int(str(mark["start"])))
 
 

@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import kwdbml
 from kwdbml.engines import seccomp
+from kwdbml.environment import environment, package_path
 from kwdbml.errors import EngineError
 
 JOB = "/job"
@@ -102,7 +102,7 @@ class Sandbox:
         return {
             "workspace": str(workspace),
             "command": wrapped,
-            "env": environment(inside, threads, self.python),
+            "env": environment(inside, threads, self.python.executable if self.python else None),
             "bwrap": None if self.kind == "plain" else [self.bwrap, *self._arguments(workspace, uid)],
             "seccomp": None if program is None else program.hex(),
             "uid": uid,
@@ -163,27 +163,6 @@ class Sandbox:
         return mounts if hides else [*mounts, ("--bind", str(out / "tmp"), "/tmp")]
 
 
-def environment(inside: str, threads: int, python: Python | None = None) -> dict[str, str]:
-    """All the variables that a step starts with. ``threads``: what its libraries take when nobody says otherwise."""
-    programs = os.path.dirname(python.executable if python else sys.executable)
-    env = {
-        "PATH": os.pathsep.join(dict.fromkeys((programs, "/usr/local/bin", "/usr/bin", "/bin"))),
-        "HOME": f"{inside}/out/tmp",
-        "TMPDIR": f"{inside}/out/tmp",
-        "LANG": "C.UTF-8",
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONSAFEPATH": "1",
-        "PYTHONFAULTHANDLER": "1",
-        "PYTHONPATH": "" if python else os.path.dirname(_package()),
-        # OpenMP's threads spin while they wait: two trainings on two cores would take ten times as long (measured).
-        "OMP_WAIT_POLICY": "PASSIVE",
-    }
-    for library in ("OMP", "OPENBLAS", "MKL", "NUMEXPR"):
-        env[f"{library}_NUM_THREADS"] = str(threads)
-    return env
-
-
 def write_accounts(workspace: Path, uid: int | None) -> None:
     """Files of /etc that the sandbox binds; they name the job's user and nobody else."""
     directory = workspace / "ctl" / "etc"
@@ -202,10 +181,6 @@ def _accounts(uid: int | None) -> dict[str, str]:
         "group": f"job:x:{group}:\n",
         "hosts": "127.0.0.1 localhost job\n::1 localhost\n",
     }
-
-
-def _package() -> str:
-    return os.path.dirname(os.path.abspath(str(kwdbml.__file__)))
 
 
 def _bounded(command: Sequence[str], *, uid: int | None, disk: int, processes: bool) -> list[str]:
@@ -243,7 +218,9 @@ def _parents(paths: Iterable[str]) -> list[str]:
 
 def runtime_paths(extra: Sequence[Path] = ()) -> tuple[str, ...]:
     """What Python needs beyond /usr: the virtual environment, the interpreter it was made from, our package."""
-    return readable([sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, _package(), *map(str, extra)])
+    return readable(
+        [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, package_path(), *map(str, extra)]
+    )
 
 
 def readable(prefixes: Iterable[str]) -> tuple[str, ...]:

@@ -109,6 +109,7 @@ class Slot:
         self._started = asyncio.Event()  # the run has started, or never will
         self._failure = ""
         self._received = b""
+        self._released = False
         self._when_gone: list[Callable[[], None]] = []
         self._when_failed = failed
         self._loop = asyncio.get_running_loop()
@@ -142,7 +143,8 @@ class Slot:
         self._when_failed(self)
 
     def _exited(self) -> None:
-        self._read_rest()
+        if not self._released:  # or its number is another file's by now, perhaps of another slot
+            self._read_rest()
         self._loop.remove_reader(self.process.pidfd)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.process.pid, os.WNOHANG)
@@ -189,6 +191,9 @@ class Slot:
 
     def release(self) -> None:
         """Let go of our pipe ends: a supervisor without a run ends itself, one with a run goes on."""
+        if self._released:
+            return
+        self._released = True
         self._loop.remove_reader(self.process.stdout)
         for fd in (self.process.stdin, self.process.stdout):
             with contextlib.suppress(OSError):

@@ -347,10 +347,9 @@ def main() -> None:
     line, _, rest = received.partition(b"\n")
     setup = json.loads(line)
     pid = os.getpid()
-    procs.write_atomically(
+    procs.hold(
         os.path.join(setup["workspace"], "ctl", "supervisor.json"),
         {"pid": pid, "start": procs.start_time(pid), "boot": procs.boot_id()},
-        durable=False,
     )
     os.set_blocking(0, False)
     os.set_blocking(1, False)

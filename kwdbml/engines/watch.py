@@ -11,7 +11,7 @@ import resource
 import signal
 from collections.abc import Callable
 
-from kwdbml.engines import procs
+from kwdbml import processes
 from kwdbml.engines.cgroups import Cgroup
 from kwdbml.engines.nameless import Nameless, shared_memory
 from kwdbml.engines.trees import MOST_ENTRIES, measure
@@ -53,7 +53,7 @@ class Group:
     def pids(self) -> list[int]:
         # Complete, also without a pid namespace: every orphan becomes a child of ours (launcher.adopt_orphans). The
         # control group alone would miss a child that has not joined it yet.
-        return procs.descendants(os.getpid())[1:]
+        return processes.descendants(os.getpid())[1:]
 
     def kill(self) -> None:
         """Send SIGKILL to everything."""

@@ -108,6 +108,9 @@ FROM (VALUES (1)) AS always LEFT JOIN kwdbml.model m ON m.schema = $1 AND m.name
 -- name: check_result_table(text, text, text, text, text)
 SELECT kwdbml._check_result_table($1, $2, kwdbml._result_columns($3::jsonb, $4::jsonb), $5, current_user)
 
+-- name: placement(text, text)
+SELECT kwdbml._placement($1::jsonb, $2, current_user)
+
 -- name: insert_job(text, text, text, text, int4, text, text, text, text, text, text, text, int2, text, text, int4)
 INSERT INTO kwdbml.job (type, pipeline_name, pipeline_id, model_name, model_version, model_version_id, settings, data_query,
                         data_relation, data_columns, engine, queue, priority, labels, annotations, retries)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,8 +11,11 @@ from typing import Any
 from kwdbml import quantity
 from kwdbml.errors import InvalidParameter
 from kwdbml.model import JobType, ProblemType, reported_objectives
-from kwdbml.plpy import as_shown, parse_json
+from kwdbml.plpy import as_shown, filesystems, parse_json
 
+ENGINES = ("local", "kubeflow")
+#: Keys whose names, or other words, only the database can look up: ``kwdbml._placement`` does.
+LOOKED_UP = ("flavour", "image", "fs", "extraFS")
 PRIORITIES = {"HIGH": 1, "NORMAL": 0, "LOW": -1}
 _HINT = 'For example {"queue": "night"}.'
 
@@ -31,6 +35,14 @@ class Settings:
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     promote: str | None = None
     objective: str | None = None
+    image: str | None = None
+    flavour: dict[str, Any] = field(default_factory=dict)  # the amounts of the request's own, {} where a name counts
+    fs: filesystems.FileSystem | None = None
+    extra_fs: list[filesystems.FileSystem] = field(default_factory=list)
+
+    @property
+    def file_systems(self) -> list[filesystems.FileSystem]:
+        return [*([self.fs] if self.fs else []), *self.extra_fs]
 
 
 def _json(value: Any) -> str:
@@ -47,8 +59,8 @@ def _text(key: str, value: Any) -> str:
 
 def _engine(key: str, value: Any) -> str:
     name = _text(key, value).lower()
-    if name != "local":
-        raise InvalidParameter(f"unknown engine {_json(value)}", hint="Engines: local.")
+    if name not in ENGINES:
+        raise InvalidParameter(f"unknown engine {_json(value)}", hint=f"Engines: {', '.join(ENGINES)}.")
     return name
 
 
@@ -59,7 +71,7 @@ def _priority(_key: str, value: Any) -> int:
     return PRIORITIES[name]
 
 
-def _texts(key: str, value: Any) -> dict[str, str]:
+def texts(key: str, value: Any) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
         raise InvalidParameter(
             f"settings.{key} is not an object of strings: {_json(value)}",
@@ -69,7 +81,7 @@ def _texts(key: str, value: Any) -> dict[str, str]:
 
 
 def _env(key: str, value: Any) -> dict[str, str]:
-    env = _texts(key, value)
+    env = texts(key, value)
     for name in env:
         if not name or "=" in name or "\0" in name or "\0" in env[name]:
             raise InvalidParameter(
@@ -91,14 +103,20 @@ def _flavour(key: str, value: Any) -> dict[str, Any]:
         raise InvalidParameter(
             f'unknown key "{min(unknown)}" in settings.flavour', hint="Keys: name, cpu, mem, scalarResources."
         )
-    if "name" in flavour:
-        _text("flavour.name", flavour["name"])
+    name = flavour.get("name", "")
+    if name != "":
+        _text("flavour.name", name)
     if "cpu" in flavour:
         quantity.cores(flavour["cpu"])
     if "mem" in flavour:
         quantity.memory(flavour["mem"])
-    _object("flavour.scalarResources", flavour.get("scalarResources", {}))
-    return flavour
+    for resource, amount in _object("flavour.scalarResources", flavour.get("scalarResources", {})).items():
+        if not re.fullmatch(r"\d{1,18}([kMGTPE]i?|Ki)?", str(amount), re.ASCII):
+            raise InvalidParameter(
+                f'settings.flavour.scalarResources: "{as_shown(resource)}" has no amount: {as_shown(amount)}',
+                hint='For example {"nvidia.com/gpu": 1}.',
+            )
+    return flavour if name in ("", "customFlavour") else {}
 
 
 def _ttl(_key: str, value: Any) -> float:
@@ -132,10 +150,18 @@ def _objective(key: str, value: Any) -> str:
     return target + dot + metric.lower()
 
 
+def _file_system(key: str, value: Any) -> filesystems.FileSystem:
+    return filesystems.one(f"settings.{key}", value)
+
+
+def _file_systems(key: str, value: Any) -> list[filesystems.FileSystem]:
+    return filesystems.several(f"settings.{key}", value)
+
+
 _KEYS: dict[str, Callable[[str, Any], Any]] = {
-    "engine": _engine, "queue": _text, "priority": _priority, "labels": _texts, "annotations": _texts,
+    "engine": _engine, "queue": _text, "priority": _priority, "labels": texts, "annotations": texts,
     "flavour": _flavour, "env": _env, "image": _text, "ttl": _ttl, "retries": _retries, "hyperparameters": _object,
-    "promote": _promote, "objective": _objective,
+    "promote": _promote, "objective": _objective, "fs": _file_system, "extraFS": _file_systems,
 }  # fmt: skip
 
 
@@ -153,15 +179,17 @@ def parse(value: Any, kind: str) -> Settings:
         if key not in _KEYS:
             raise InvalidParameter(f'unknown key "{key}" in settings', hint="Keys: " + ", ".join(_KEYS) + ".")
         checked = _KEYS[key](key, setting)
-        if hasattr(answer, key):
-            setattr(answer, key, checked)
+        field_name = "extra_fs" if key == "extraFS" else key
+        if hasattr(answer, field_name):
+            setattr(answer, field_name, checked)
         answer.shown[key] = sorted(checked) if key == "env" else checked if key in _FOLDED else setting
     _check_complete(answer, kind)
     return answer
 
 
 def _check_complete(settings: Settings, kind: str) -> None:
-    """``promote`` and ``objective`` belong together, and to trainings."""
+    """``promote`` and ``objective`` belong together, and to trainings; file systems have places of their own."""
+    filesystems.check_apart(settings.file_systems)
     for key in ("promote", "objective"):
         if getattr(settings, key) is not None and kind != JobType.TRAIN:
             raise InvalidParameter(f"settings.{key} is for train_model", hint="Leave it out.")

@@ -19,7 +19,7 @@ from kwdbml.errors import (
 )
 from kwdbml.model import ACTIONS, METRICS, ProblemType, are_columns, objective_groups
 from kwdbml.plpy import about_types, as_shown, data, names, query
-from kwdbml.plpy.settings import Settings, check_positive_label, check_promotion, parse
+from kwdbml.plpy.settings import LOOKED_UP, Settings, check_positive_label, check_promotion, parse
 
 MAX_COLUMNS = 1600  # PostgreSQL's MaxHeapAttributeNumber
 
@@ -296,6 +296,8 @@ def _insert(
     what = [kind, pipeline and pipeline["name"], pipeline and pipeline["id"], model_name]
     what += [model and model["version"], model and model["version_id"], json.dumps({**shown, **settings.shown})]
     what += [found.query, found.relation, json.dumps(found.columns)]
+    if not settings.shown.keys().isdisjoint(LOOKED_UP):
+        query(plpy, "placement", json.dumps(settings.shown), settings.engine)
     how = [settings.engine, settings.queue, settings.priority, json.dumps(settings.labels)]
     how += [json.dumps(settings.annotations), settings.retries]
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -158,9 +159,10 @@ def _unpack_modules(zip_file: Path, libraries: Path, what: str) -> None:
     target = libraries / "modules"
     archive.unpack(zip_file, target, what=what)
     if (target / "modules").is_dir() and not any(target.glob("*.py")):  # zipped with its folder
-        inner = (target / "modules").rename(libraries / "inner")
-        for path in list(inner.iterdir()):
-            path.rename(target / path.name)
+        inner = (target / "modules").rename(target / ".inner")
+        # Copied where a kernel does not let us rename into another directory (kwdbml.steps.pod_hide).
+        shutil.copytree(inner, target, copy_function=shutil.move, dirs_exist_ok=True)
+        shutil.rmtree(inner)
     for wheel in sorted(target.rglob("*.whl")):
         archive.unpack(wheel, libraries / "wheels", what=f"{what}: {wheel.name}")
         wheel.unlink()

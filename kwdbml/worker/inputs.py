@@ -9,9 +9,10 @@ from typing import Any
 
 from kwdbml import quantity
 from kwdbml.dataset import Staged
-from kwdbml.engines.base import Resources, Run
+from kwdbml.engines.base import About, Mount, Placement, Resources, Run
 from kwdbml.errors import EngineError
-from kwdbml.model import objective_groups
+from kwdbml.model import JobType, objective_groups
+from kwdbml.plpy.settings import Settings, texts
 from kwdbml.store import Claim, Store
 from kwdbml.worker.request import settings_of
 
@@ -19,16 +20,52 @@ from kwdbml.worker.request import settings_of
 def run_of(claim: Claim, spec: dict[str, Any]) -> Run:
     """The engine's view of an attempt. InvalidParameter for what a hand-written request got wrong."""
     settings = settings_of(spec)
-    flavour = settings.shown.get("flavour", {})
-    resources = Resources(
-        cpu=quantity.cores(flavour["cpu"]) if "cpu" in flavour else None,
-        memory=quantity.memory(flavour["mem"]) if "mem" in flavour else None,
-        scalar=flavour.get("scalarResources", {}),
-    )
+    flavour = spec["flavour"] or settings.flavour
     ttl = float(spec["ttl"])
+    # what lies on a volume may be code, and variables such as LD_PRELOAD run it in the algorithm's process
     return Run(
-        claim.run_name, resources, ttl if ttl > 0 else None, settings.env,
-        trusted=not spec["user_code"], python=spec["runtime"].get("python", ""),
+        claim.run_name, _resources(flavour, spec["runtime"]), ttl if ttl > 0 else None, settings.env,
+        trusted=not spec["user_code"] and not settings.file_systems, python=spec["runtime"].get("python", ""),
+        placement=_placement(settings, flavour, spec), about=_about(spec),
+    )  # fmt: skip
+
+
+def _resources(flavour: dict[str, Any], runtime: dict[str, Any]) -> Resources:
+    """The flavour's, and what it does not say as the runtime has it."""
+    cpu, memory = (flavour.get(key) or runtime.get(key) for key in ("cpu", "mem"))
+    return Resources(
+        cpu=None if cpu is None else quantity.cores(cpu),
+        memory=None if memory is None else quantity.memory(memory),
+        scalar={name: _amount(amount) for name, amount in flavour.get("scalarResources", {}).items()},
+    )
+
+
+def _amount(amount: object) -> str:
+    """1.0 is the whole number 1 to PostgreSQL."""
+    return str(int(amount) if isinstance(amount, float) and amount.is_integer() else amount)
+
+
+def _placement(settings: Settings, flavour: dict[str, Any], spec: dict[str, Any]) -> Placement:
+    volumes = spec["file_systems"]
+    return Placement(
+        image=settings.image or spec["image"],
+        pull_policy=spec["runtime"].get("pull_policy"),
+        node_selector=flavour.get("node_selector", {}),
+        tolerations=flavour.get("tolerations", ()),
+        mounts=[
+            Mount(
+                volumes[fs.name]["claim"], fs.path, "/".join(filter(None, (volumes[fs.name]["sub_path"], fs.sub_path)))
+            )
+            for fs in settings.file_systems
+        ],
+    )
+
+
+def _about(spec: dict[str, Any]) -> About:
+    """Labels and annotations are columns of the job's row, where a hand may have written anything."""
+    return About(
+        type=JobType(spec["type"]), creator=spec["creator"], model=spec["model"],
+        labels=texts("labels", spec["labels"]), annotations=texts("annotations", spec["annotations"]),
     )  # fmt: skip
 
 

@@ -28,15 +28,18 @@ class Interrupt:
     """Told from outside by ``cancel`` and ``lose``, at any time; heeded inside by ``check`` and by whatever waits."""
 
     def __init__(self) -> None:
-        self._told = asyncio.Event()
-        self.lost = False
+        self._told, self._lost = asyncio.Event(), asyncio.Event()
 
     def cancel(self) -> None:
         self._told.set()
 
     def lose(self) -> None:
-        self.lost = True
+        self._lost.set()
         self._told.set()
+
+    @property
+    def lost(self) -> bool:
+        return self._lost.is_set()
 
     @property
     def told(self) -> bool:
@@ -50,15 +53,23 @@ class Interrupt:
 
     async def during(self, work: Coroutine[Any, Any, T]) -> T:
         """What the work answers. When we are told meanwhile, the work is cancelled, and its end awaited."""
-        task, told = asyncio.ensure_future(work), asyncio.ensure_future(self._told.wait())
+        return await self._until(self._told, work)
+
+    async def unless_lost(self, work: Coroutine[Any, Any, T]) -> T:
+        """The same for what a canceled job still needs: only that somebody else has it ends that."""
+        return await self._until(self._lost, work)
+
+    async def _until(self, event: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
+        task, told = asyncio.ensure_future(work), asyncio.ensure_future(event.wait())
         try:
             await asyncio.wait({task, told}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             told.cancel()
-            task.cancel()
+            task.cancel()  # once: it may take long to end what it has begun
             await asyncio.wait({task})
         task.cancelled() or task.exception()  # looked at: asyncio would complain of one that nobody has seen
-        self.check()
+        if event.is_set():
+            self.check()
         return task.result()
 
     async def pause(self, n: int, least: float = 0.0) -> None:

@@ -7,20 +7,21 @@ the job is gone and its run is in ``kwdbml.cleanup``: then this worker lets go w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 import structlog
 
 from kwdbml.dataset import Connections
-from kwdbml.engines.base import Engine, Handle, RunState, RunStatus, Workspace
+from kwdbml.engines.base import Engine, Handle, Run, RunState, RunStatus, Workspace
 from kwdbml.errors import EngineError, KwdbmlError
-from kwdbml.model import lower_is_better
+from kwdbml.model import JobType, lower_is_better
 from kwdbml.store import FENCED, RETRYABLE, Claim, Store, away
 from kwdbml.worker import inputs, landing, locks
 from kwdbml.worker.failure import described
@@ -30,10 +31,13 @@ from kwdbml.worker.packages import Packages
 from kwdbml.worker.staging import hash_of, stage
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
-_FOLLOW = 0.5  # seconds between looks at a run's log
+_FOLLOW = 0.5  # seconds between looks at a run's log, unless the engine says otherwise
 _AT_A_LOOK, _EVERYTHING = 4, 1_000_000  # chunks of a log, of at most a MiB
 _LANDING_TRIES = 6
+_CLEAN_WITHIN = 600.0  # seconds that an ended attempt may take to clean up; later it is the sweep's
+_MOST_STEP = 200  # characters
 #: Seconds for which a landing waits for a lock on the model or result table, which people may hold.
 LOCK_PATIENCE = 600.0
 
@@ -51,10 +55,12 @@ class Attempt:
         engine: Engine,
         claim: Claim,
         connections: Connections,
+        turn: asyncio.Semaphore,
         packages: Packages | None = None,
         *,
         elsewhere: bool = False,
     ) -> None:
+        self._turn = turn  # to read data
         self._elsewhere = elsewhere  # it may have been launched on a host that we cannot reach
         self._packages = packages  # None: requirements are not installed here
         self._store, self._engine, self.claim, self._connections = store, engine, claim, connections
@@ -93,7 +99,10 @@ class Attempt:
         """The run of an attempt that another worker began; a run is started once, so look before launching."""
         if not self.claim.takeover:
             return None
-        return self.claim.handle or await self._found(None)
+        if self.claim.handle:
+            return self.claim.handle
+        find = self._interrupt.during(self._engine.find(self.claim.run_name))
+        return await self._shown(self.claim.phase, find)
 
     async def _found(self, handle: Handle | None) -> Handle | None:
         """The run, also one of which we have not heard that it was launched."""
@@ -107,17 +116,52 @@ class Attempt:
             run = replace(run, trusted=False)
         workspace = await self._engine.open(run)
         try:
-            staged = await stage(self._store, self.claim, self._connections, workspace.inputs, self._interrupt)
+            staged = await stage(
+                self._store, self.claim, self._connections, self._turn, workspace.inputs, self._interrupt
+            )
             files = await inputs.fetch_bundles(self._store, self.claim, workspace.inputs)
             if not run.python:  # another has its own libraries, and the step says what they lack
                 await self._install(workspace)
             inputs.write_spec(workspace.inputs, self.claim, self._spec, staged, files, compared)
             self._interrupt.check()
             await self._store.update(self.claim, phase="launching")
-            return await self._engine.launch(run, workspace)
+            return await self._launched(run, workspace)
         except Exception:
             await self._engine.abandon(workspace)
             raise
+
+    async def _launched(self, run: Run, workspace: Workspace) -> Handle:
+        """Launch. Told meanwhile, we end that; also of one that came to its end all the same the run will be found."""
+        try:
+            return await self._interrupt.during(self._shown("launching", self._engine.launch(run, workspace)))
+        except Canceled:
+            await self._interrupt.unless_lost(self._engine.withdraw(run.name, ours=True))
+            raise
+        except Fenced:
+            await self._engine.withdraw(run.name, ours=False)
+            raise
+
+    async def _shown(self, phase: str, work: Coroutine[Any, Any, T]) -> T:
+        """What the work answers. While the engine waits for a server that is away, the job's step says so."""
+        task, told = asyncio.ensure_future(work), ""
+        try:
+            while not (await asyncio.wait({task}, timeout=_FOLLOW))[0]:
+                trouble = self._trouble()
+                if trouble != told and not self._interrupt.told:
+                    told = trouble
+                    with contextlib.suppress(psycopg.Error):  # whether it is ours still, the heartbeat says
+                        step = f"waiting: {trouble}"[:_MOST_STEP] if trouble else ""
+                        await self._store.update(self.claim, phase=phase, step=step)
+            return task.result()
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})
+
+    def _trouble(self) -> str:
+        """What the engine waits for, if it is one that tells."""
+        told = getattr(self._engine, "trouble", None)
+        return str(told(self.claim.run_name)) if told is not None else ""
 
     @property
     def _promotes(self) -> bool:
@@ -139,15 +183,15 @@ class Attempt:
     async def _follow(self, handle: Handle) -> RunStatus:
         """Until the run has ended: its log and progress go to the database as they come."""
         await self._store.update(self.claim, phase="running", handle=handle)
-        kept = KeptLog()
+        kept, every = KeptLog(), getattr(self._engine, "follow", _FOLLOW)
         seen: tuple[str | None, float | None] = (None, None)
         while True:
             self._interrupt.check()
-            status = await self._interrupt.during(self._engine.wait(handle, _FOLLOW))
+            status = await self._interrupt.during(self._engine.wait(handle, every))
             await self._copy_log(handle, kept, _EVERYTHING if status.ended else _AT_A_LOOK)
             if status.ended:
                 return status
-            if (status.step, status.fraction) != seen and status.state == RunState.RUNNING:
+            if (status.step, status.fraction) != seen and (status.state == RunState.RUNNING or status.step):
                 seen = (status.step, status.fraction)
                 await self._store.update(self.claim, phase="running", step=status.step, progress=status.fraction)
 
@@ -160,8 +204,19 @@ class Attempt:
             lines, cut = kept.add(chunk)
             await self._store.log(self.claim, lines, cut)
 
+    async def _collected(self, handle: Handle, status: RunStatus) -> Workspace:
+        """What the run left. Of one that failed as far as it can be had: its reason is known."""
+        try:
+            wanted = landing.wanted(status, JobType(self._spec["type"]), int(self._spec["model_limit"]))
+            return await self._interrupt.during(self._shown("collecting", self._engine.collect(handle, wanted)))
+        except EngineError as error:
+            if status.state == RunState.SUCCEEDED:
+                raise
+            self._log.warning("collect.failed", why=str(error))
+            return self._engine.workspace(handle)
+
     async def _land(self, handle: Handle, status: RunStatus) -> None:
-        workspace = self._engine.workspace(handle)
+        workspace = await self._collected(handle, status)
         if status.state != RunState.SUCCEEDED:
             error = landing.error_of(workspace, status)
             self._log.info("run.failed", error=error["type"])
@@ -225,14 +280,18 @@ class Attempt:
 
     async def _stop(self, handle: Handle | None) -> None:
         """The job was canceled: its phase stays *canceling* until nothing of it runs."""
+        handle = await self._interrupt.unless_lost(self._stopped(handle))
+        await self._store.end(self.claim)
+        self._log.info("job.canceled")
+        await self._clean(handle)
+
+    async def _stopped(self, handle: Handle | None) -> Handle | None:
         handle = await self._found(handle)
         if handle is not None:
             await self._engine.cancel(handle)
             while not (await self._engine.wait(handle, 5.0)).ended:
                 pass
-        await self._store.end(self.claim)
-        self._log.info("job.canceled")
-        await self._clean(handle)
+        return handle
 
     async def _give_up(self) -> None:
         """End the attempt of a lost host. Its run is in kwdbml.cleanup for when a worker there comes back."""
@@ -271,13 +330,20 @@ class Attempt:
 
     async def _clean(self, handle: Handle | None) -> None:
         """Best effort: the row in kwdbml.cleanup stays until it has worked."""
-        handle = await self._found(handle)
-        if handle is not None:
-            await self._engine.cleanup(handle)
+        try:
+            async with asyncio.timeout(_CLEAN_WITHIN):
+                handle = await self._found(handle)
+                if handle is not None:
+                    await self._engine.cleanup(handle)
+        except (EngineError, TimeoutError) as error:
+            self._log.warning("cleanup.later", why=str(error))
+            return
         await self._store.cleaned(self.claim.run_name)
 
     async def _guard(self, ending: Awaitable[None]) -> None:
         try:
             await ending
+        except Fenced:
+            self._log.info("attempt.fenced")
         except Exception as error:  # noqa: BLE001 the lease runs out, and the next worker ends it
             self._log.warning("attempt.unfinished", why=str(error), exc_info=True)

@@ -17,10 +17,10 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kwdbml.engines.base import RunStatus, Workspace
-from kwdbml.engines.outputs import has_output, open_output, read_output
-from kwdbml.errors import EngineError, InvalidParameter, LimitExceeded
-from kwdbml.model import MAIN_METRIC, ProblemType
+from kwdbml.engines.base import RunState, RunStatus, Wanted, Workspace
+from kwdbml.engines.outputs import check_size, has_output, open_output, read_output
+from kwdbml.errors import EngineError, InvalidParameter
+from kwdbml.model import MAIN_METRIC, JobType, ProblemType
 from kwdbml.store import Claim, Landing, Store
 from kwdbml.worker.predictions import HANDS_OFF, Predictions
 
@@ -33,6 +33,22 @@ _MAX_METRICS = 1000
 _ODD_JSON = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 _TEXT_LIMIT = 10_000
 _DIGEST = re.compile("[0-9a-f]{64}")
+
+
+def wanted(status: RunStatus, kind: JobType, model_limit: int) -> Wanted:
+    """What landing a run reads: of one that failed only why; the data itself where its columns go with the rows."""
+    if status.state is not RunState.SUCCEEDED:
+        return Wanted(outputs={"error.json": None})
+    match kind:
+        case JobType.TRAIN:
+            outputs = {"result.json": None, "model.zip": model_limit, "transformer.zip": model_limit}
+            return Wanted(("data.sha256",), outputs)
+        case JobType.EVALUATE:
+            return Wanted(("data.sha256",), {"result.json": None})
+        case JobType.BATCH_PREDICT:
+            return Wanted(
+                ("data.sha256", "carried.json", "data.arrow"), {"result.json": None, "predictions.arrow": None}
+            )
 
 
 def clean(value: Any) -> Any:
@@ -177,12 +193,7 @@ async def land_metrics(store: Store, claim: Claim, outcome: dict[str, Any]) -> N
 async def _put(landing: Landing, workspace: Workspace, kind: str, limit: int) -> dict[str, Any]:
     digest, size, artefact, number = hashlib.sha256(), 0, None, 0
     with _open(workspace.outputs, f"{kind}.zip") as file:
-        total = file.seek(0, 2)
-        if total > limit:
-            raise LimitExceeded(
-                f"the {kind} has {total} bytes, the limit is {limit}",
-                hint="Make it smaller (fewer or shallower trees), or an admin raises model_limit.",
-            )
+        check_size(f"{kind}.zip", file.seek(0, 2), limit)
         file.seek(0)
         while chunk := file.read(CHUNK):
             digest.update(chunk)

@@ -32,7 +32,7 @@ def wanted(spec: dict[str, Any]) -> str:
     """What a job changes when it lands."""
     if spec["type"] == "BATCH_PREDICT":
         return f"table {spec['settings']['result_table']}"
-    return f"model {spec['model_name']}"
+    return f"model {spec['model']}"
 
 
 def held(spec: dict[str, Any]) -> LockNotAvailable:

@@ -12,6 +12,7 @@ import contextlib
 import os
 import signal
 import socket
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,10 +33,15 @@ from kwdbml.worker.packages import Packages
 
 log = structlog.get_logger()
 
+_CONNECTIONS = 16  # to the database at most, of those that are shared; PostgreSQL has 100 by default
+_STAGING = 8  # jobs of one engine at most whose data are read at once: each has a connection and a thread of its own
+_CLEANING = 100  # runs at once that nobody waits for: each ends when its pods have
+_CLEAN_WITHIN = 60.0  # seconds for one run that nobody waits for, in one sweep
+
 
 @dataclass
 class Worker:
-    """``settings.concurrency`` jobs at once, on the given engines by name."""
+    """Jobs on the given engines by name, ``settings.slots`` of each at once."""
 
     settings: WorkerSettings
     engines: Mapping[str, Engine]
@@ -51,7 +57,9 @@ class Worker:
     def __post_init__(self) -> None:
         dsn = self.settings.dsn.get_secret_value()
         self._connections = Connections(dsn)
-        self._store = Store(dsn, max_size=max(4, 2 * self.settings.concurrency))
+        slots = {name: self.settings.slots(name) for name in self.engines}
+        self._store = Store(dsn, max_size=min(max(4, 2 * sum(slots.values())), _CONNECTIONS))
+        self._turns = {name: asyncio.Semaphore(min(count, _STAGING)) for name, count in slots.items()}
         self._packages: Packages | None = None
         if self.settings.install_requirements:
             scratch = self.settings.scratch or default_root()
@@ -91,11 +99,11 @@ class Worker:
         self._wake.set()
 
     async def _serve(self) -> None:
-        helpers = [asyncio.create_task(t()) for t in (self._listen, self._beat, self._sweep)]
+        helpers = [asyncio.create_task(t()) for t in (self._listen, self._beat, self._sweep, self._tidy)]
         try:
             while not self._stopping.is_set():
                 self._wake.clear()
-                if len(self._tasks) < self.settings.concurrency and await self._take():
+                if (free := self._free()) and await self._take(free):
                     continue
                 self.ready.set()
                 with contextlib.suppress(TimeoutError):
@@ -116,11 +124,16 @@ class Worker:
                 log.warning("release.failed", why=str(error))
                 return
 
-    async def _take(self) -> bool:
-        """Claim a job and set to work on it; whether there was one."""
+    def _free(self) -> list[str]:
+        """The engines on which one more job may be at work."""
+        busy = Counter(attempt.claim.engine for attempt in self._attempts.values())
+        return [name for name in self.engines if busy[name] < self.settings.slots(name)]
+
+    async def _take(self, free: list[str]) -> bool:
+        """Claim a job of one of these engines and set to work on it; whether there was one."""
         try:
             claim = await self._store.claim(
-                self._name, list(self.engines), self.settings.lease_interval, self._host, self.settings.queues
+                self._name, free, self.settings.lease_interval, self._host, self.settings.queues
             )
         except (psycopg.Error, OSError) as error:
             log.warning("claim.failed", why=str(error))
@@ -131,7 +144,8 @@ class Worker:
         log.info("job.claimed", job=str(claim.job_id), attempt=claim.attempt, takeover=claim.takeover)
         engine = self.engines[claim.engine]
         elsewhere = engine.host_bound and claim.host not in ("", self._host)
-        attempt = Attempt(self._store, engine, claim, self._connections, self._packages, elsewhere=elsewhere)
+        turn = self._turns[claim.engine]
+        attempt = Attempt(self._store, engine, claim, self._connections, turn, self._packages, elsewhere=elsewhere)
         self._attempts[claim.token] = attempt
         task = asyncio.create_task(attempt.run())
         self._tasks.add(task)
@@ -150,9 +164,9 @@ class Worker:
             await asyncio.sleep(self.settings.heartbeat)
             await self._look()
 
-    async def _look(self) -> None:
-        """Renew the leases; tell attempts whose job was canceled or taken."""
-        held = list(self._attempts)
+    async def _look(self, job: str | None = None) -> None:
+        """Renew the leases, of one job alone or of all; tell attempts whose job was canceled or taken."""
+        held = [token for token, a in self._attempts.items() if job is None or str(a.claim.job_id) == job]
         if not held:
             return
         try:
@@ -178,8 +192,7 @@ class Worker:
                     async for told in connection.notifies():
                         self._wake.set()
                         # with a job's id: it ended; perhaps somebody canceled one of ours
-                        if any(str(a.claim.job_id) == told.payload for a in self._attempts.values()):
-                            await self._look()
+                        await self._look(told.payload)
             except (psycopg.Error, OSError) as error:
                 log.warning("listen.failed", why=str(error))
                 await asyncio.sleep(1.0)
@@ -191,9 +204,32 @@ class Worker:
                 if await self._outdated():
                     return
                 await self._store.sweep()
-                await self._clean_up()
             except Exception as error:  # noqa: BLE001 the next sweep tries again
                 log.warning("sweep.failed", why=str(error))
+
+    async def _tidy(self) -> None:
+        """Work off kwdbml.cleanup: apart from all else, for an engine that is away takes long to say so."""
+        bound = [name for name, engine in self.engines.items() if engine.host_bound]
+        under_way: dict[str, asyncio.Task[None]] = {}
+        try:
+            while self._problem is None:
+                await asyncio.sleep(self.settings.sweep)
+                try:
+                    while len(under_way) < _CLEANING and (
+                        rows := await self._store.cleanup(list(self.engines), self._host, bound)
+                    ):
+                        for row in rows:
+                            self._begin_cleaning(row, under_way)
+                except Exception as error:  # noqa: BLE001 the next sweep tries again
+                    log.warning("cleanup.failed", why=str(error))
+        finally:
+            await _cancel([*under_way.values()])
+
+    def _begin_cleaning(self, row: dict[str, Any], under_way: dict[str, asyncio.Task[None]]) -> None:
+        name = row["run_name"]
+        if name not in under_way:
+            task = under_way[name] = asyncio.create_task(self._clean(self.engines[row["engine"]], row))
+            task.add_done_callback(lambda _: under_way.pop(name))
 
     async def _outdated(self) -> bool:
         """Whether the extension has become another version than ours: then no new job is taken."""
@@ -204,15 +240,16 @@ class Worker:
             self.stop()
         return self._problem is not None
 
-    async def _clean_up(self) -> None:
-        """Work off kwdbml.cleanup: runs that nobody waits for any more."""
-        bound = [name for name, engine in self.engines.items() if engine.host_bound]
-        for row in await self._store.cleanup(list(self.engines), self._host, bound):
-            engine = self.engines[row["engine"]]
-            handle = row["handle"] or await engine.find(row["run_name"])
-            if handle is not None:
-                await engine.cleanup(handle)
+    async def _clean(self, engine: Engine, row: dict[str, Any]) -> None:
+        """A run that nobody waits for any more. One that cannot be stopped now comes again later."""
+        try:
+            async with asyncio.timeout(_CLEAN_WITHIN):
+                handle = row["handle"] or await engine.find(row["run_name"])
+                if handle is not None:
+                    await engine.cleanup(handle)
             await self._store.cleaned(row["run_name"])
+        except Exception as error:  # noqa: BLE001 whatever it is, it is this run's
+            log.warning("cleanup.later", run=row["run_name"], why=str(error))
 
     def _check_role(self, who: dict[str, Any]) -> None:
         if who["version"] is None:

@@ -19,22 +19,32 @@ _CANCEL_WITHIN = 5.0  # seconds in which a query must heed its cancellation, and
 _TELL_EVERY = 1.0
 
 
-async def stage(store: Store, claim: Claim, connections: Connections, inputs: Path, told: Interrupt) -> Staged:
-    """Write ``data.arrow`` and its hash; again when the connection broke, but not for ever: the query may break it."""
+async def stage(
+    store: Store, claim: Claim, connections: Connections, turn: asyncio.Semaphore, inputs: Path, told: Interrupt
+) -> Staged:
+    """Write ``data.arrow`` and its hash, when it is our turn; again when the connection broke, but not for ever: the
+    query may break it."""
     for n in range(1, _TRIES):
         try:
-            return await told.during(_once(store, claim, connections, inputs))
+            return await told.during(_in_turn(store, claim, connections, turn, inputs))
         except DatabaseError as error:
             if not away(error):
                 raise
             log.info("staging.again", job=str(claim.job_id), why=str(error))
         await told.pause(n)
-    return await told.during(_once(store, claim, connections, inputs))
+    return await told.during(_in_turn(store, claim, connections, turn, inputs))
 
 
 def hash_of(inputs: Path) -> str:
     """SHA-256 of the staged data, kept beside it, because whoever lands the job need not be who staged it."""
     return (inputs / "data.sha256").read_text(encoding="ascii")
+
+
+async def _in_turn(
+    store: Store, claim: Claim, connections: Connections, turn: asyncio.Semaphore, inputs: Path
+) -> Staged:
+    async with turn:
+        return await _once(store, claim, connections, inputs)
 
 
 async def _once(store: Store, claim: Claim, connections: Connections, inputs: Path) -> Staged:

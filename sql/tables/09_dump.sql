@@ -1,6 +1,6 @@
 -- What a dump must carry. Not: installation (a copy is another one), cleanup (the original cleans up after itself),
 -- job_env (secrets, of use only to jobs that do not run again), and request (always empty; its trigger would act again).
--- A new table is one or the other: tests/extension/test_dump.py asks.
+-- A new table is one or the other: tests/extension/test_dump.py asks. Those of 14_placement.sql say it themselves.
 DO $$
 DECLARE
     t text;

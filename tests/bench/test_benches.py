@@ -10,7 +10,17 @@ import pytest
 
 from tests.fixtures.server import REPOSITORY
 
-NAMES = ("staging", "train", "batch_predict", "submit", "pickup", "concurrency", "show_jobs", "memory")
+NAMES = (
+    "staging",
+    "train",
+    "batch_predict",
+    "submit",
+    "pickup",
+    "concurrency",
+    "show_jobs",
+    "memory",
+    "kubeflow_scale",
+)
 LINE = re.compile(r"^(?P<name>\w+) ours=\S+ peer=\S+ ratio=\S+ goal=\S+ (met|missed)$", re.MULTILINE)
 
 

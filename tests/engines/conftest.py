@@ -6,8 +6,10 @@ Nothing here waits for a time to pass: tests await the engine itself, a pidfd, o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import secrets
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -18,12 +20,19 @@ import pytest
 from kwdbml.engines.base import Engine, Handle, LogLine, Run, RunState, RunStatus, Workspace
 from kwdbml.engines.cgroups import find_base
 from kwdbml.engines.fake import FakeEngine, FakeJob, FakeWorld
+from kwdbml.engines.kfp.calls import Clock
+from kwdbml.engines.kfp.settings import KubeflowSettings
 from kwdbml.engines.local import LocalEngine
+from tests.engines.kubeflow.real import CLUSTER, PATIENCE, real_cluster
+from tests.engines.kubeflow.remote import RemoteSteps, clear
 from tests.fixtures.engines import sweep_out
 
 STEP = Path(__file__).with_name("step.py")
 #: Both ways to limit memory, where this machine and user have both.
 MEMORY_MODES = ["watch", "cgroup"] if find_base() else ["watch"]
+
+#: Of an installation of this process alone: others may test with the same cluster.
+NAME = f"kwdbml-test{secrets.token_hex(4)}-1"
 
 Action = list[Any]
 
@@ -59,12 +68,13 @@ async def local(make_local: MakeLocal) -> LocalEngine:
     return await make_local()
 
 
-async def launch(engine: Engine, do: list[Action], name: str = "kwdbml-test-1", **options: Any) -> Handle:
+async def launch(engine: Engine, do: list[Action], name: str = NAME, **options: Any) -> Handle:
     """Launch a run whose step does ``do``."""
     run = Run(name, **options)
     workspace = await engine.open(run)
     fill(workspace, do)
-    return await engine.launch(run, workspace)
+    async with asyncio.timeout(PATIENCE):
+        return await engine.launch(run, workspace)
 
 
 def fill(workspace: Workspace, do: list[Action]) -> None:
@@ -73,24 +83,29 @@ def fill(workspace: Workspace, do: list[Action]) -> None:
 
 async def finish(engine: Engine, handle: Handle) -> RunStatus:
     """Wait for the end."""
-    while not (status := await engine.wait(handle, 60)).ended:
-        pass
+    async with asyncio.timeout(PATIENCE):
+        while not (status := await engine.wait(handle, 60)).ended:
+            pass
     return status
 
 
 async def reach(engine: Engine, handle: Handle, step: str = "paused") -> RunStatus:
     """Wait until the step announces ``step``."""
-    while (status := await engine.wait(handle, 60)).step != step:
-        assert not status.ended, status
+    async with asyncio.timeout(PATIENCE):
+        while (status := await engine.wait(handle, 60)).step != step:
+            assert not status.ended, status
     return status
 
 
 def resume(engine: Engine, handle: Handle) -> None:
     """Let a paused step go on."""
-    (engine.workspace(handle).inputs / "go").write_text("")
+    if isinstance(engine, RemoteSteps):
+        engine.resume(handle)
+    else:
+        (engine.workspace(handle).inputs / "go").write_text("")
 
 
-async def results(engine: Engine, do: list[Action], name: str = "kwdbml-test-1", **options: Any) -> list[Any]:
+async def results(engine: Engine, do: list[Action], name: str = NAME, **options: Any) -> list[Any]:
     """Run ``do`` to its successful end: what each action answered."""
     handle = await launch(engine, do, name, **options)
     status = await finish(engine, handle)
@@ -116,8 +131,9 @@ async def lines(engine: Engine, handle: Handle) -> list[LogLine]:
 
 async def printed(engine: Engine, handle: Handle, count: int) -> list[LogLine]:
     """The log as soon as it has so many lines: a paused step may be ahead of who writes them down."""
-    while len(found := await lines(engine, handle)) < count:
-        assert not (await engine.wait(handle, 0.1)).ended
+    async with asyncio.timeout(PATIENCE):
+        while len(found := await lines(engine, handle)) < count:
+            assert not (await engine.wait(handle, 0.1)).ended
     return found
 
 
@@ -163,12 +179,40 @@ async def fake_script(job: FakeJob) -> int:
     return 0
 
 
-MakeEngine = Callable[[], Any]
+MakeEngine = Callable[..., Any]
 
 
-@pytest.fixture(params=["fake", "local", "local without sandbox"])
-async def make_engine(request: pytest.FixtureRequest, make_local: MakeLocal, tmp_path: Path) -> MakeEngine:
+@contextlib.asynccontextmanager
+async def remote_engines(settings: KubeflowSettings, root: Path) -> AsyncIterator[MakeEngine]:
+    """Starts Kubeflow engines that share a machine's directory; afterwards nothing is left in cluster or store."""
+    engines: list[RemoteSteps] = []
+
+    async def make(clock: Clock | None = None, **changes: Any) -> RemoteSteps:
+        place = changes.pop("root", root)
+        engines.append(RemoteSteps(settings.model_copy(update=changes), place, clock))
+        await engines[-1].start()
+        return engines[-1]
+
+    yield make
+    for engine in engines:
+        await engine.close()
+    await clear(settings, root, {installation for engine in engines for installation in engine.launched})
+
+
+ENGINES = ["fake", "local", "local without sandbox", "kubeflow", pytest.param("cluster", marks=CLUSTER)]
+
+
+@pytest.fixture(params=ENGINES)
+async def make_engine(
+    request: pytest.FixtureRequest, make_local: MakeLocal, tmp_path: Path
+) -> AsyncIterator[MakeEngine]:
     """Starts an engine; each call makes another worker's engine at the same place."""
+    if request.param in ("kubeflow", "cluster"):
+        stub = request.param == "kubeflow"
+        settings = request.getfixturevalue("kubeflow_settings") if stub else real_cluster()
+        async with remote_engines(settings, tmp_path / "kubeflow") as remote:
+            yield remote
+        return
     world = FakeWorld(tmp_path / "fake", fake_script)
 
     async def make() -> Engine:
@@ -178,7 +222,7 @@ async def make_engine(request: pytest.FixtureRequest, make_local: MakeLocal, tmp
             return engine
         return await make_local(unsafe_no_sandbox=request.param != "local")
 
-    return make
+    yield make
 
 
 @pytest.fixture

@@ -8,9 +8,7 @@ import pytest
 
 from kwdbml.engines.base import Engine, Run, RunState, Workspace
 from kwdbml.errors import EngineError
-from tests.engines.conftest import MakeEngine, fill, finish, launch, lines, printed, reach, resume
-
-NAME = "kwdbml-test-1"
+from tests.engines.conftest import NAME, MakeEngine, fill, finish, launch, lines, printed, reach, resume
 
 
 async def test_open_gives_an_empty_workspace(engine: Engine) -> None:
@@ -42,7 +40,7 @@ async def test_a_success(engine: Engine) -> None:
     status = await finish(engine, handle)
     assert (status.state, status.exit_code, status.reason, status.step) == (RunState.SUCCEEDED, 0, "", "train")
     assert await engine.poll(handle) == status
-    assert (engine.workspace(handle).outputs / "result.json").exists()
+    assert ((await engine.collect(handle)).outputs / "result.json").exists()
     assert [(line.seq, line.stream, line.line) for line in await lines(engine, handle)] == [(1, "stdout", "hello")]
 
 
@@ -85,6 +83,7 @@ async def test_progress_and_log_wake_a_waiting_worker(engine: Engine) -> None:
 async def test_the_log_is_read_on_from_a_cursor(engine: Engine) -> None:
     handle = await launch(engine, [["say", "a\nb"], ["pause"], ["say", "c"]])
     await reach(engine, handle)
+    await printed(engine, handle, 2)
     first = await engine.logs(handle)
     assert [line.line for line in first.lines] == ["a", "b"]
     assert (await engine.logs(handle, first.cursor)).lines == ()
@@ -183,7 +182,7 @@ async def test_a_name_is_free_again_after_cleanup(engine: Engine) -> None:
 async def test_an_unknown_handle_is_lost_and_harmless(engine: Engine) -> None:
     known = await launch(engine, [])
     await finish(engine, known)
-    for unknown in ({**known, "run": "kwdbml-other-1"}, {**known, "slot": "0" * 16}):
+    for unknown in ({**known, "run": NAME + "9"}, {**known, "slot": "0" * 16}):
         assert (await engine.poll(unknown)).state is RunState.LOST
         assert (await engine.wait(unknown, 60)).state is RunState.LOST
         assert (await engine.logs(unknown)).lines == ()
@@ -202,7 +201,7 @@ async def test_another_worker_follows_a_run_it_has_never_seen(make_engine: MakeE
     assert [line.line for line in await printed(second, handle, 1)] == ["hello"]
     resume(second, handle)
     assert (await finish(second, handle)).state is RunState.SUCCEEDED
-    assert (second.workspace(handle).outputs / "result.json").exists()
+    assert ((await second.collect(handle)).outputs / "result.json").exists()
     third: Engine = await make_engine()
     assert await third.find(NAME) == handle
     assert (await third.poll(handle)).state is RunState.SUCCEEDED

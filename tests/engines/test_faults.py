@@ -13,14 +13,26 @@ from typing import Any
 
 import pytest
 
+from kwdbml import processes
 from kwdbml.engines import follow, procs
 from kwdbml.engines.base import Run, RunState
 from kwdbml.engines.cgroups import find_base
 from kwdbml.engines.local import LocalEngine
 from kwdbml.errors import EngineError
-from tests.engines.conftest import MakeLocal, ended, fill, finish, launch, lines, pidfd_of, reach, result, resume
+from tests.engines.conftest import (
+    NAME,
+    MakeLocal,
+    ended,
+    fill,
+    finish,
+    launch,
+    lines,
+    pidfd_of,
+    reach,
+    result,
+    resume,
+)
 
-NAME = "kwdbml-test-1"
 WORKER = Path(__file__).with_name("worker_process.py")
 
 
@@ -30,7 +42,7 @@ class Worker:
     def __init__(self, process: asyncio.subprocess.Process, message: dict[str, Any]) -> None:
         self.process = process
         self.message = message
-        below = procs.descendants(process.pid)[1:]
+        below = processes.descendants(process.pid)[1:]
         self.below = [(pid, start) for pid in below if (start := procs.start_time(pid)) is not None]
 
     async def kill(self) -> None:
@@ -39,7 +51,7 @@ class Worker:
 
     async def all_gone(self, *, but: int = 0) -> None:
         """Wait until everything below it has ended."""
-        kept = set(procs.descendants(but)) if but else set()
+        kept = set(processes.descendants(but)) if but else set()
         for pid, start in self.below:
             if pid not in kept and (fd := procs.open_pidfd(pid, start)) is not None:
                 await ended(fd)
@@ -54,7 +66,7 @@ async def start_worker(scratch: Path) -> AsyncIterator[StartWorker]:
 
     async def start(point: str, *do: list[Any]) -> Worker:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, str(WORKER), str(scratch), point, json.dumps({"do": do}),
+            sys.executable, str(WORKER), str(scratch), point, NAME, json.dumps({"do": do}),
             stdout=asyncio.subprocess.PIPE, env=dict(os.environ, PYTHONPATH=str(WORKER.parents[2])),
         )  # fmt: skip
         assert process.stdout is not None
@@ -162,7 +174,7 @@ async def test_a_killed_supervisor_is_a_lost_run(make_local: MakeLocal, plain: b
     engine = await make_local(unsafe_no_sandbox=plain, cgroups=False)
     handle = await launch(engine, [["pause"]])
     await reach(engine, handle)
-    below = procs.descendants(handle["pid"])[1:]
+    below = processes.descendants(handle["pid"])[1:]
     fds = [os.pidfd_open(pid) for pid in below]
     os.kill(handle["pid"], signal.SIGKILL)
     assert (await finish(engine, handle)).state is RunState.LOST
@@ -182,7 +194,7 @@ async def test_a_killed_supervisors_control_group_is_swept(make_local: MakeLocal
     await reach(engine, handle)
     group = Path(base[1]) / f"kwdbml-{handle['pid']}-{handle['start']}"
     assert group.is_dir()
-    fds = [os.pidfd_open(pid) for pid in procs.descendants(handle["pid"])]
+    fds = [os.pidfd_open(pid) for pid in processes.descendants(handle["pid"])]
     os.kill(handle["pid"], signal.SIGKILL)
     for fd in fds:
         await ended(fd)
@@ -193,7 +205,7 @@ async def test_a_killed_supervisors_control_group_is_swept(make_local: MakeLocal
 async def test_a_supervisor_that_the_system_stops_is_a_lost_run(local: LocalEngine) -> None:
     handle = await launch(local, [["pause"]])
     await reach(local, handle)
-    fds = [os.pidfd_open(pid) for pid in procs.descendants(handle["pid"])]
+    fds = [os.pidfd_open(pid) for pid in processes.descendants(handle["pid"])]
     os.kill(handle["pid"], signal.SIGTERM)
     for fd in fds:
         await ended(fd)
@@ -249,6 +261,44 @@ async def test_start_sweeps_what_a_power_failure_left(make_local: MakeLocal, scr
     await make_local(warm=0)
     assert not orphan.exists()
     assert engine.workspace(handle).path.exists()
+
+
+#: A supervisor of a worker in a container of its own, which shares the scratch directory.
+ELSEWHERE = """
+import json, os, subprocess, sys
+from kwdbml.engines import supervisor
+os.makedirs(sys.argv[1] + "/ctl")
+os.makedirs(sys.argv[1] + "/out/tmp")
+setup = dict(workspace=sys.argv[1], tick=0.1, most_processes=100, cgroup=None, uid=None, bwrap=None, seccomp=None)
+setup |= dict(command=["/bin/sh", "-c", "echo ready; cat"], env={})
+process = subprocess.Popen([sys.executable, "-I", "-S", supervisor.__file__], stdin=subprocess.PIPE)
+process.stdin.write(json.dumps(setup).encode() + b"\\n")
+process.stdin.flush()
+while not os.path.exists(sys.argv[1] + "/ctl/supervisor.json"):
+    pass
+print("held", flush=True)
+process.wait()
+"""
+
+
+async def test_start_leaves_what_a_worker_in_another_container_has(make_local: MakeLocal, scratch: Path) -> None:
+    engine = await make_local(warm=0)
+    theirs = scratch / "ws" / ("e" * 16)
+    container = ["--bind", "/", "/", "--unshare-pid", "--proc", "/proc", "--dev", "/dev", "--die-with-parent"]
+    process = await asyncio.create_subprocess_exec(
+        "bwrap", *container, sys.executable, "-c", ELSEWHERE, str(theirs), stdout=asyncio.subprocess.PIPE,
+        env={"PYTHONPATH": os.getcwd(), "PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        assert await process.stdout.readline() == b"held\n"
+        await make_local(warm=0)
+        assert theirs.exists()
+    finally:
+        process.kill()
+    await process.communicate()  # what is in the container ends after it
+    while theirs.exists():
+        engine._records.sweep()
 
 
 async def test_a_step_that_cannot_start(make_local: MakeLocal) -> None:

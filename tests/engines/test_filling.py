@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from kwdbml import processes
 from kwdbml.engines import procs
 from kwdbml.engines.base import Resources, RunState
 from kwdbml.engines.local import LocalEngine
@@ -135,7 +136,7 @@ async def test_a_call_that_no_signal_ends_meets_its_deadline(local: LocalEngine)
     assert await results(local, [["say", "x"]], "kwdbml-twin-1", ttl=60) == [None]
     began = time.monotonic()
     handle = await launch(local, [["stay_locked"]], ttl=1)
-    group = procs.descendants(handle["pid"])[1:]
+    group = processes.descendants(handle["pid"])[1:]
     status = await finish(local, handle)
     assert (status.state, status.reason) == (RunState.FAILED, "DeadlineExceeded")
     assert time.monotonic() - began < 30

@@ -6,10 +6,11 @@ import os
 
 import pytest
 
+from kwdbml import processes
 from kwdbml.engines import procs
 from kwdbml.engines.base import Handle, LogLine, Resources, RunState
-from kwdbml.engines.joblog import HEAD, LINE, TAIL
 from kwdbml.engines.local import LocalEngine
+from kwdbml.loglines import HEAD, LINE, TAIL
 from tests.engines.conftest import MEMORY_MODES, MakeLocal, finish, launch, lines, reach, results, resume
 
 MIB = 1 << 20
@@ -28,7 +29,7 @@ async def either(request: pytest.FixtureRequest, make_local: MakeLocal) -> Local
 
 def members(handle: Handle) -> list[tuple[int, int]]:
     """Pid and start time of everything below the run's supervisor."""
-    found = [(pid, procs.start_time(pid)) for pid in procs.descendants(handle["pid"])[1:]]
+    found = [(pid, procs.start_time(pid)) for pid in processes.descendants(handle["pid"])[1:]]
     return [(pid, start) for pid, start in found if start is not None]
 
 

@@ -44,7 +44,11 @@ def test_the_engine_tests_as_an_ordinary_user() -> None:
         }
         env["HYPOTHESIS_STORAGE_DIRECTORY"] = home
         done = subprocess.run(
-            [*drop, sys.executable, "-m", "pytest", "tests/engines", "-q", "-p", "no:cacheprovider", "--timeout=240"],
+            [
+                *drop, sys.executable, "-m", "pytest", "tests/engines", "-q", "-p", "no:cacheprovider", "--timeout=240",
+                # the cluster's engine starts nothing on this machine: who its user is makes no difference
+                "--ignore=tests/engines/kubeflow", "-k", "not kubeflow and not cluster",
+            ],
             cwd=REPOSITORY, env=env, capture_output=True, text=True, check=False,
         )  # fmt: skip
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]

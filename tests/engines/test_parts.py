@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import struct
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,12 +17,14 @@ from hypothesis import strategies as st
 
 from kwdbml.engines import seccomp
 from kwdbml.engines.cgroups import Cgroup, usable
-from kwdbml.engines.joblog import LINE, LineSplitter, LogWriter, split_long
+from kwdbml.engines.joblog import LogWriter
 from kwdbml.engines.logreader import LogReader
 from kwdbml.engines.nameless import Nameless, shared_memory
 from kwdbml.engines.sandbox import runtime_paths
+from kwdbml.engines.slots import Slot, Started
 from kwdbml.engines.trees import disk_usage, measure, open_beneath, remove_tree
 from kwdbml.engines.watch import DISK_RESERVE, Group, Limits, Watch
+from kwdbml.loglines import LINE, LineSplitter, split_long
 
 
 @given(st.lists(st.binary(max_size=40), max_size=20))
@@ -207,3 +211,24 @@ def test_the_runtime_is_no_more_than_it_must_be() -> None:
     assert "/" not in paths
     assert "/usr" not in paths
     assert not any(one != other and one.startswith(other + "/") for one in paths for other in paths)
+
+
+async def test_a_slot_that_was_let_go_reads_no_other_file(tmp_path: Path) -> None:
+    """Numbers of descriptors are given out again at once."""
+    (theirs, stdin), (stdout, other) = os.pipe(), os.pipe()
+    process = await asyncio.to_thread(subprocess.Popen, ["cat"], stdin=theirs, stdout=other)
+    os.close(theirs)
+    os.close(other)
+    slot = Slot(Started(tmp_path, process.pid, 0, os.pidfd_open(process.pid), stdin, stdout), lambda slot: None)
+    reader, writer = os.pipe()
+    slot.release()
+    os.dup2(reader, stdout)
+    os.write(writer, b"{}\n")
+    await asyncio.wait_for(slot.gone.wait(), 30)
+    assert os.read(stdout, 10) == b"{}\n"
+    slot.release()
+    os.fstat(stdout)
+    slot.forget()
+    process.wait()
+    for descriptor in (reader, writer, stdout):
+        os.close(descriptor)

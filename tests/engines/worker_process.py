@@ -1,4 +1,4 @@
-"""A worker for tests to kill: ``worker_process.py ROOT POINT`` opens or launches a run and stops there for ever.
+"""A worker for tests to kill: ``worker_process.py ROOT POINT NAME DO`` opens or launches a run and stops for ever.
 
 Points: ``warm`` (idle sandboxes only), ``opened``, ``recorded`` (the record is written, go has not been said),
 ``launched``. Prints one JSON line when it is there.
@@ -24,13 +24,13 @@ async def stop(**message: Any) -> None:
     await asyncio.Event().wait()
 
 
-async def main(root: str, point: str, do: str) -> None:
+async def main(root: str, point: str, name: str, do: str) -> None:
     engine = LocalEngine(Path(root), command=[sys.executable, str(STEP)], extra_paths=[STEP], warm=2)
     await engine.start()
     await engine.warmed()
     if point == "warm":
         await stop()
-    run = Run("kwdbml-test-1")
+    run = Run(name)
     workspace = await engine.open(run)
     (workspace.inputs / "job.json").write_text(do)
     if point == "opened":

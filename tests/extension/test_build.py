@@ -74,3 +74,17 @@ def test_what_is_required_comes_first_also_a_view(tmp_path: Path) -> None:
 def test_a_mistake_is_named(tmp_path: Path, files: dict[str, str], message: str) -> None:
     with pytest.raises(SystemExit, match=message):
         build.build(tree(tmp_path, **files))
+
+
+def test_a_release_is_written_down_and_nothing_else_changes(tmp_path: Path) -> None:
+    for name in ("1", "1--2", "2", "2--3", "3"):
+        (tmp_path / f"kwdbml--{name}.sql").write_text(name, encoding="utf-8")
+    build.release("1", tmp_path)
+    first = (tmp_path / "RELEASED.sha256").read_text(encoding="ascii")
+    (tmp_path / "kwdbml--1.sql").write_text("changed", encoding="utf-8")
+    build.release("2", tmp_path)
+    lines = (tmp_path / "RELEASED.sha256").read_text(encoding="ascii").splitlines(keepends=True)
+    assert [line.split()[1] for line in lines] == ["kwdbml--1--2.sql", "kwdbml--1.sql", "kwdbml--2.sql"]
+    assert lines[1] == first
+    with pytest.raises(SystemExit, match="no script of version 4"):
+        build.release("4", tmp_path)

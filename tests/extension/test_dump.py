@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from tests.acceptance.conftest import Serve, serve
-from tests.extension.test_upgrade_data import everything, use
+from tests.extension.test_upgrade_data import ODD, add_odd, everything, odd, use
 from tests.fixtures.bundles import zipped
 from tests.fixtures.local import LocalServer
 from tests.fixtures.server import MakeServer
@@ -23,7 +23,7 @@ __all__ = ["serve"]  # a fixture
 #: Every table of the schema is one or the other: see sql/tables/09_dump.sql.
 CARRIED = {
     "settings", "pipeline", "pipeline_privilege", "model", "model_version", "model_privilege", "artefact",
-    "artefact_chunk", "job", "attempt", "job_log", "runtime",
+    "artefact_chunk", "job", "attempt", "job_log", "runtime", "flavour", "file_system",
 }  # fmt: skip
 LEFT_OUT = {
     "installation",  # a copy is another installation
@@ -60,6 +60,8 @@ SAME = [
     "SELECT * FROM kwdbml.pipeline_privilege ORDER BY 1, 2, 3",
     "SELECT * FROM kwdbml.settings",
     "SELECT * FROM kwdbml.runtime ORDER BY 1, 2",
+    "SELECT * FROM kwdbml.flavour ORDER BY 1",
+    "SELECT * FROM kwdbml.file_system ORDER BY 1",
     "SELECT * FROM kwdbml.artefact ORDER BY id",
     "SELECT artefact_id, seq, sha256(chunk) FROM kwdbml.artefact_chunk ORDER BY 1, 2",
     "SELECT p, kwdbml.has_model_privilege('public.trained', 'bob', p) FROM unnest('{SELECT,PREDICT,ALL}'::text[]) AS p",
@@ -152,6 +154,8 @@ def populate(root: Ask, ann: Ask, gone: Ask) -> str:
     root.execute(
         "INSERT INTO kwdbml.runtime (framework, runtime, runs_as) VALUES ('sklearn_0.23', 'python_3.7', 'sklearn')"
     )
+    root.execute("INSERT INTO kwdbml.flavour (name, cpu, tolerations) VALUES ('small', '1', '[{\"key\": \"gpu\"}]')")
+    root.execute("INSERT INTO kwdbml.file_system (name, claim, roles) VALUES ('shared', 'pvc', '{gone}')")
     train = "SELECT kwdbml.train_model('p', 'trained', %s, true, true, '{\"env\": {\"KEY\": \"secret\"}}'::jsonb)"
     return str(one(ann, train, DATA))
 
@@ -282,11 +286,29 @@ def test_a_dump_of_an_older_version_is_restored_through_it(
         restored.execute("CREATE EXTENSION kwdbml VERSION '0.1.0' CASCADE")
         assert piped(server, server, into="through") == ""
         before, after = everything(root), everything(restored)
-        for name in CARRIED:
+        for name in before.keys() & CARRIED:
             assert after[name] == before[name]
         restored.execute("ALTER EXTENSION kwdbml UPDATE")
         assert rows(restored, "SELECT name, active_version FROM kwdbml.show_models()") == [("m", 1)]
         assert one(restored, "SELECT count(*) FROM kwdbml.show_jobs()") == 3
+
+
+def test_a_dump_of_0_2_0_is_restored_as_it_is(make_server: MakeServer, connect_as: Callable[..., Ask]) -> None:
+    """What 0.2.0 took and this version does not is left out, with a warning."""
+    server = make_server(SERVER)
+    people(server, "ann", "bob")
+    root = connect_as(server)
+    use(root, "ann", "bob", "0.2.0")
+    add_odd(root)
+    root.execute("CREATE DATABASE straight")
+    told = piped(server, server, into="straight")
+    assert told.count("WARNING") == 2
+    assert 'kwdbml.runtime (odd_0, r): mem = "much", image = "x" is left out of engines' in told
+    with psycopg.connect(server.dsn("straight"), autocommit=True) as restored:
+        assert odd(restored) == list(ODD.values())
+        before, after = everything(root), everything(restored)
+        for name in (before.keys() & CARRIED) - {"runtime"}:
+            assert after[name] == before[name]
 
 
 def test_every_table_is_dumped_or_left_out_on_purpose(db: Ask) -> None:

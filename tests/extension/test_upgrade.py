@@ -6,6 +6,7 @@ import hashlib
 from typing import Any
 
 import psycopg
+import pytest
 from psycopg import sql
 
 from extension import build
@@ -51,20 +52,23 @@ ORDER BY 1
 """
 
 
-def _previous() -> str:
-    steps = [name.removeprefix("kwdbml--").split("--") for name in build.scripts() if name.count("--") == 2]
-    assert len(steps) == 1, "one step leads to this version"
-    return steps[0][0]
+#: Every version that was released; PostgreSQL goes step by step from each of them.
+EARLIER = sorted(
+    version
+    for script in build.HERE.glob("kwdbml--*.sql")
+    if (version := script.stem.removeprefix("kwdbml--")) != build.version() and "--" not in version
+)
 
 
 def _catalogue(connection: psycopg.Connection[Any]) -> list[str]:
     return [row[0] for row in connection.execute(CATALOGUE.encode()).fetchall()]
 
 
-def test_an_upgrade_leads_to_what_a_fresh_install_makes(db: psycopg.Connection[Any]) -> None:
+@pytest.mark.parametrize("version", EARLIER)
+def test_an_upgrade_leads_to_what_a_fresh_install_makes(db: psycopg.Connection[Any], version: str) -> None:
     fresh = _catalogue(db)
     db.execute("DROP EXTENSION kwdbml")
-    db.execute(sql.SQL("CREATE EXTENSION kwdbml VERSION {}").format(sql.Literal(_previous())))
+    db.execute(sql.SQL("CREATE EXTENSION kwdbml VERSION {}").format(sql.Literal(version)))
     assert _catalogue(db) != fresh
     db.execute("ALTER EXTENSION kwdbml UPDATE")
     upgraded = _catalogue(db)
@@ -75,7 +79,8 @@ def test_an_upgrade_leads_to_what_a_fresh_install_makes(db: psycopg.Connection[A
 
 def test_what_was_released_has_not_changed() -> None:
     lines = (build.HERE / "RELEASED.sha256").read_text(encoding="ascii").splitlines()
-    assert lines
+    scripts = {script.name for script in build.HERE.glob("kwdbml--*.sql")}
+    assert {line.split()[1] for line in lines} == scripts - build.scripts().keys()
     for line in lines:
         digest, name = line.split()
         found = hashlib.sha256((build.HERE / name).read_bytes()).hexdigest()

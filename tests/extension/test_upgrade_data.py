@@ -5,12 +5,15 @@ The older version's server-side Python is not here, so what people made with it 
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
 
+from kwdbml.worker.request import settings_of
+from tests.extension.test_upgrade import EARLIER
 from tests.fixtures.database import Connect, MakeRole, Role
 from tests.sql.support import Connection, Worker, one, refused, rows
 from tests.sql.test_races import land
@@ -66,9 +69,9 @@ def people(role: MakeRole) -> tuple[Role, Role]:
     return role("ann", create_on=["public"]), role("bob")
 
 
-def use(db: Connection, ann: str, bob: str) -> None:
-    """Version 0.1.0 is there and in use: a model, an ended job, and two that are to run."""
-    db.execute("CREATE EXTENSION kwdbml VERSION '0.1.0' CASCADE")
+def use(db: Connection, ann: str, bob: str, version: str = "0.1.0") -> None:
+    """An earlier version is there and in use: a model, an ended job, and two that are to run."""
+    db.execute(sql.SQL("CREATE EXTENSION kwdbml VERSION {} CASCADE").format(sql.Literal(version)))
     db.execute("CREATE TABLE public.trips AS SELECT n::float8 AS x, n % 2 AS late FROM generate_series(1, 9) AS n")
     ids = {name: f"00000000-0000-4000-8000-00000000000{n}" for n, name in enumerate(("pipeline", "model", "version"))}
     with psycopg.ClientCursor(db) as cursor:
@@ -76,20 +79,27 @@ def use(db: Connection, ann: str, bob: str) -> None:
 
 
 @pytest.fixture
-def older(db: Connection, people: tuple[Role, Role]) -> Connection:
+def older(db: Connection, people: tuple[Role, Role], request: pytest.FixtureRequest) -> Connection:
     db.execute("DROP EXTENSION kwdbml")
-    use(db, people[0].name, people[1].name)
+    use(db, people[0].name, people[1].name, getattr(request, "param", "0.1.0"))
     return db
 
 
+every_version = pytest.mark.parametrize("older", EARLIER, indirect=True)
+#: Columns that an upgrade took away.
+GONE = {"0.1.0": {"pipeline.doomed"}}
+
+
+@every_version
 def test_no_row_is_lost_or_changed(older: Connection, people: tuple[Role, Role]) -> None:
     """Columns that are new have their default, those that went are gone, and all others are as they were."""
-    before = everything(older)
+    version = one(older, "SELECT extversion FROM pg_extension WHERE extname = 'kwdbml'")
+    before = {name: found for name, found in everything(older).items() if name != "request"}
     older.execute("ALTER EXTENSION kwdbml UPDATE")
     after = everything(older)
     assert [name for name in before if not before[name]] == []
     gone = {f"{name}.{key}" for name, old in before.items() for key in old[0].keys() - after[name][0].keys()}
-    assert gone == {"pipeline.doomed"}
+    assert gone == GONE.get(version, set())
     for name, old in before.items():
         kept = [{k: v for k, v in row.items() if k in after[name][0]} for row in old]
         shared = [{k: v for k, v in row.items() if k in kept[0]} for row in after[name]]
@@ -106,6 +116,7 @@ def test_no_row_is_lost_or_changed(older: Connection, people: tuple[Role, Role])
         one(bob, "SELECT kwdbml.remove_model('public.m')")
 
 
+@every_version
 def test_what_was_begun_before_lands_after(
     older: Connection, people: tuple[Role, Role], worker_dsn: str, connect: Connect
 ) -> None:
@@ -122,6 +133,55 @@ def test_what_was_begun_before_lands_after(
     ann = people[0].connect()
     assert rows(ann, "SELECT version, active_version FROM kwdbml.show_model('public.m')") == [(1, 3), (2, 3), (3, 3)]
     assert rows(ann, "SELECT DISTINCT status FROM kwdbml.show_jobs()") == [("SUCCEEDED",)]
+
+
+@every_version
+@pytest.mark.parametrize("scalar", ['{"gpu": "one", "tpu": 1.0}', '{"gpu": {"a": 1}}', '{"gpu": null}'])
+def test_what_meant_nothing_in_a_flavour_is_no_error_in_a_job_that_waits(
+    older: Connection, worker_dsn: str, connect: Connect, scalar: str
+) -> None:
+    asked = '{"flavour": {"name": "any", "cpu": "500m", "scalarResources": ' + scalar + "}}"
+    older.execute("UPDATE kwdbml.job SET settings = settings || %s", [asked])
+    older.execute("ALTER EXTENSION kwdbml UPDATE")
+    names = "SELECT DISTINCT status::text, settings #>> '{flavour,name}' FROM kwdbml.job"
+    assert set(rows(older, names)) == {("RUNNING", "customFlavour"), ("SUCCEEDED", "any")}
+    worker = Worker(worker_dsn, connect(worker_dsn))
+    spec = worker.spec(worker.claim())
+    assert (spec["flavour"], settings_of(spec).flavour) == (None, {"name": "customFlavour", "cpu": "500m"})
+    ended = "SELECT settings #> '{flavour,scalarResources}' FROM kwdbml.job WHERE status = 'SUCCEEDED'"
+    assert one(older, ended) == json.loads(scalar), "and what has ended stays as it was"
+
+
+#: What 0.2.0 took of kubeflow, with what is left of it.
+ODD = {
+    '{"kubeflow": {"image": "x", "cpu": "2", "mem": "much"}, "local": {"python": "old"}}':
+        {"kubeflow": {"cpu": "2"}, "local": {"python": "old"}},
+    '{"kubeflow": {"pull_policy": ["Always"]}, "other": {"x": 1}}': {"kubeflow": {}, "other": {"x": 1}},
+    '{"kubeflow": {"pull_policy": "Never", "mem": "4Gi", "cpu": null}}':
+        {"kubeflow": {"pull_policy": "Never", "mem": "4Gi", "cpu": None}},
+}  # fmt: skip
+
+
+def add_odd(db: Connection) -> None:
+    insert = "INSERT INTO kwdbml.runtime (framework, runtime, runs_as, engines) VALUES (%s, 'r', 'sklearn', %s)"
+    for number, engines in enumerate(ODD):
+        db.execute(insert, [f"odd_{number}", engines])
+
+
+def odd(db: Connection) -> list[Any]:
+    found = rows(db, "SELECT engines FROM kwdbml.runtime WHERE framework ^@ 'odd_' ORDER BY framework")
+    return [engines for (engines,) in found]
+
+
+@pytest.mark.parametrize("older", ["0.2.0"], indirect=True)
+def test_what_a_runtime_said_of_kubeflow_without_meaning_is_told_and_left_out(older: Connection) -> None:
+    add_odd(older)
+    told: list[str] = []
+    older.add_notice_handler(lambda notice: told.append(f"{notice.message_primary} ({notice.message_hint})"))
+    older.execute("ALTER EXTENSION kwdbml UPDATE")
+    assert odd(older) == list(ODD.values())
+    first, second = sorted(told)
+    assert ['"image": "x"' in first, "in the column image" in first, '["Always"]' in second] == [True] * 3
 
 
 def test_an_upgrade_that_fails_changes_nothing(older: Connection) -> None:

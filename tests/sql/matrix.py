@@ -240,6 +240,9 @@ PARTS = (
         cells("42501", (("admin",), "empty"), (("superuser",), "ok"))),
     Row("runtime (DELETE of a built-in one)", "DELETE FROM kwdbml.runtime WHERE builtin",
         cells("42501", (("admin",), "empty"), (("superuser",), "ok"))),
+    Row("flavour (INSERT)", "INSERT INTO kwdbml.flavour (name, cpu) VALUES ('big', '9')", ADMINS_ONLY),
+    Row("file_system (INSERT)", "INSERT INTO kwdbml.file_system (name, claim) VALUES ('mine', 'pvc')", ADMINS_ONLY),
+    Row("file_system.roles (UPDATE)", "UPDATE kwdbml.file_system SET roles = '{public}'", ADMINS_ONLY),
 )  # fmt: skip
 
 #: Internal functions that run as the owner although everybody may call them: what a call with somebody's ids answers.
@@ -272,7 +275,9 @@ OWNER_ONLY = {
 }  # fmt: skip
 #: Internal functions that everybody may call, because they act with the caller's rights only.
 CALLERS = {
-    "_ask", "_ask_privilege", "_base_type", "_call", "_carried", "_check_creator", "_check_grantor", "_check_job",
+    "_ask", "_ask_privilege", "_base_type", "_call", "_carried", "_check_creator", "_check_grantor", "_check_image",
+    "_check_job", "_check_scalar_resources", "_file_systems", "_flavour", "_is_cpu", "_is_mem", "_known_engines",
+    "_may_use", "_placement",
     "_check_job_filter", "_check_made", "_check_may_compare", "_check_model_name", "_check_result_table", "_commit",
     "_environment", "_feature_cast", "_feature_type", "_given_version", "_grantee", "_has_any", "_has_role",
     "_installation", "_is_admin", "_is_system_schema", "_job_id", "_job_statuses", "_job_types", "_model_id",

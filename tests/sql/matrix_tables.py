@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.sql.matrix import (
+    ADMINS,
     ADMINS_ONLY,
     EVERYBODY,
     EVERYBODY_ALL,
@@ -28,6 +29,8 @@ SHOWN: dict[str, tuple[str, str, str]] = {
     "artefact_chunk": ("t.artefact_id::text || t.seq", "NULL", "NULL"),
     "attempt": ("t.job_id::text || t.number", "NULL", _JOBS),
     "cleanup": ("t.id::text", "NULL", "NULL"),
+    "file_system": ("t.name", "t.roles && %(grantees)s::name[]", "NULL"),
+    "flavour": ("t.name", "NULL", "NULL"),
     "installation": ("t.id::text", "NULL", "NULL"),
     "job": ("t.id::text", "NULL", "t.creator = %(creator)s"),
     "job_env": ("t.job_id::text", "NULL", _JOBS),
@@ -63,6 +66,8 @@ READABLE: dict[str, Cells] = {
     "artefact_chunk": cells("42501", (("superuser",), "all")),
     "attempt": OWN_JOBS,
     "cleanup": cells("42501", (("superuser",), "all")),
+    "file_system": cells("empty", (("member",), "granted"), (ADMINS, "all")),
+    "flavour": EVERYBODY_ALL,
     "installation": EVERYBODY_ALL,
     "job": OWN_JOBS,
     "job_env": cells("empty", (("creator",), "own"), (("superuser",), "all")),
@@ -93,18 +98,24 @@ WRITES = {
     ),
     "ALTER": "ALTER TABLE kwdbml.{0} RENAME TO mine",
 }
+#: What admins write, all columns of it but of a runtime.
+ADMINS_TABLES = ("file_system", "flavour", "runtime", "settings")
 #: Of these the secrets are left out: SELECT of whole rows is refused.
 SECRETS = ("artefact", "artefact_chunk", "attempt", "cleanup", "request")
-#: Whoever may DELETE may LOCK: that is PostgreSQL's. Of job_env and settings all columns are granted, and the policies
-#: look at each row (see PARTS); COPY FROM looks at none, so PostgreSQL refuses it. Views take no writes from anybody.
+#: Whoever may DELETE may LOCK: that is PostgreSQL's. Of job_env and what admins write all columns are granted, and
+#: the policies look at each row (see PARTS); COPY FROM looks at none, so PostgreSQL refuses it. Views take no writes
+#: from anybody.
 WRITABLE: dict[tuple[str, str], Cells] = {
-    (table, verb): ADMINS_ONLY for table in ("job", "runtime", "settings") for verb in ("DELETE", "LOCK")
+    (table, verb): ADMINS_ONLY for table in ("job", *ADMINS_TABLES) for verb in ("DELETE", "LOCK")
 } | {
     (table, "COPY TO"): EVERYBODY for table in READABLE if table not in (*SECRETS, *VIEWS)
 } | {
-    ("job_env", "INSERT"): EVERYBODY, ("settings", "INSERT"): ADMINS_ONLY,
-    ("job_env", "COPY FROM"): cells("0A000", (("superuser",), "ok")),
-    ("settings", "COPY FROM"): cells("42501", (("admin",), "0A000"), (("superuser",), "ok")),
+    ("job_env", "INSERT"): EVERYBODY, ("job_env", "COPY FROM"): cells("0A000", (("superuser",), "ok")),
+} | {
+    (table, "INSERT"): ADMINS_ONLY for table in ADMINS_TABLES if table != "runtime"
+} | {
+    (table, "COPY FROM"): cells("42501", (("admin",), "0A000"), (("superuser",), "ok"))
+    for table in ADMINS_TABLES if table != "runtime"
 } | {
     (view, verb): cells("55000") for view in VIEWS for verb in ("INSERT", "UPDATE", "DELETE")
 } | {
@@ -134,6 +145,10 @@ EVERYBODYS: dict[tuple[str, str], str] = {
     ("request", "INSERT"): "kind arguments bundles",
 }
 ADMINS_COLUMNS: dict[tuple[str, str], str] = {
+    ("file_system", "INSERT"): "name claim sub_path roles description",
+    ("file_system", "UPDATE"): "claim sub_path roles description",
+    ("flavour", "INSERT"): "name cpu mem scalar_resources node_selector tolerations description",
+    ("flavour", "UPDATE"): "cpu mem scalar_resources node_selector tolerations description",
     ("runtime", "INSERT"): "framework runtime runs_as image engines",
     ("runtime", "UPDATE"): "runs_as image engines",
     ("settings", "INSERT"): "name value",

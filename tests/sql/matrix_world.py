@@ -226,6 +226,9 @@ def populate(connection: Connection, names: Mapping[str, str]) -> dict[str, Any]
         connection, "GRANT CREATE ON SCHEMA public TO PUBLIC; CREATE SCHEMA hidden",
         "CREATE SCHEMA other; GRANT ALL ON SCHEMA other TO PUBLIC", SHOP, "GRANT SELECT ON shop TO PUBLIC", TRIED,
         "INSERT INTO kwdbml.settings VALUES ('bundle_limit', '1000000')",
+        "INSERT INTO kwdbml.flavour (name, cpu) VALUES ('small', '1')",
+        "INSERT INTO kwdbml.file_system (name, claim, roles)"
+        f" VALUES ('shared', 'a', ARRAY['{names['team']}']), ('closed', 'b', '{{}}')",
     )  # fmt: skip
     given = {
         "model": "public.m", "pipeline": "public.p", "input": INPUT, "output": OUTPUT, "model_zip": MODEL,

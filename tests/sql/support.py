@@ -134,11 +134,11 @@ class Worker:
         self.dsn = dsn
         self.connection = connection
 
-    def claim(self, job: object = None) -> Held:
+    def claim(self, job: object = None, engine: str = "local") -> Held:
         """Claim what is next; it must be ``job`` when one is named."""
         found = rows(self.connection, (
-            "SELECT job_id, token, attempt, run_name FROM kwdbml.worker_claim('test', ARRAY['local'], '1 min')"
-        ))  # fmt: skip
+            "SELECT job_id, token, attempt, run_name FROM kwdbml.worker_claim('test', ARRAY[%s], '1 min')"
+        ), [engine])  # fmt: skip
         assert len(found) == 1, found
         held = Held(*found[0])
         assert job is None or str(held.job) == str(job)

@@ -192,7 +192,9 @@ def test_the_view_is_flat(shop: Connection, job: str, worker: Worker) -> None:
         "started",
         "updated", "duration", "rows_read", "rows_dropped", "rows_written", "main_score", "waiting_for", "decision",
     ]  # fmt: skip
-    assert rows(shop, "SELECT phase, waiting_for, attempt FROM kwdbml.jobs") == [("queued", "a worker", None)]
+    assert rows(shop, "SELECT phase, waiting_for, attempt FROM kwdbml.jobs") == [
+        ("queued", "a worker for engine local", None)
+    ]
     held = worker.claim(job)
     worker.connection.execute("SELECT kwdbml.worker_update(%s, %s, 'running', 'train', 0.5::real, NULL)", held.key)
     assert rows(shop, "SELECT phase, step, progress, attempt FROM kwdbml.jobs") == [("running", "train", 0.5, 1)]

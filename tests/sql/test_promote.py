@@ -219,7 +219,10 @@ def test_another_environment(shop: Connection, db: Connection, model: str, worke
     run(db, "UPDATE kwdbml.model_version SET framework = 'sklearn_9', runtime = 'python_9'")
     held = worker.claim(ask(shop))
     assert "python_9 with sklearn_9" in worker.call("worker_compared", held)["problem"]
-    run(db, "UPDATE kwdbml.runtime SET image = NULL WHERE framework = 'sklearn_9'")
+    more = '{"kubeflow": {"cpu": "2", "mem": "4Gi", "pull_policy": "Always"}}'
+    run(db, f"UPDATE kwdbml.runtime SET image = NULL, engines = '{more}' WHERE framework = 'sklearn_9'")
+    same = "SELECT kwdbml._environment('sklearn_9', 'python_9', 'kubeflow') = kwdbml._environment('', '', 'kubeflow')"
+    assert one(db, same), "how much of a machine a run gets makes no other environment"
     assert worker.call("worker_compared", held)["problem"] is None
 
 

@@ -185,7 +185,7 @@ def test_batch_predict_with_bound_typed_text(shop: Connection, model: str) -> No
 
 EVERYTHING: dict[str, Any] = {
     "engine": "LOCAL", "queue": "night", "priority": "high", "labels": {"team": "数据"}, "annotations": {"why": "test"},
-    "flavour": {"name": "small", "cpu": 1, "mem": "1Gi"}, "env": {"TOKEN": "s3cret"}, "image": "img", "ttl": 60,
+    "flavour": {"name": "customFlavour", "cpu": 1, "mem": "1Gi"}, "env": {"TOKEN": "s3cret"}, "image": "img", "ttl": 60,
     "retries": 3, "hyperparameters": {"C": 2.0},
 }  # fmt: skip
 

@@ -54,7 +54,9 @@ def world(tmp_path: Path) -> FakeWorld:
 
 
 class Employ(Protocol):
-    async def __call__(self, *, engine: Engine | None = None, dsn: str | None = None, **settings: Any) -> Worker: ...
+    async def __call__(
+        self, *, engine: Engine | None = None, kubeflow: Engine | None = None, dsn: str | None = None, **settings: Any
+    ) -> Worker: ...
 
 
 @pytest.fixture
@@ -62,11 +64,14 @@ async def employ(site: Site, world: FakeWorld, worker_dsn: str) -> AsyncIterator
     """``await employ()``: a worker at work inside this test. It looks up often; afterwards it drains."""
     made: list[tuple[Worker, asyncio.Task[None]]] = []
 
-    async def employ(*, engine: Engine | None = None, dsn: str | None = None, **settings: Any) -> Worker:
+    async def employ(
+        *, engine: Engine | None = None, kubeflow: Engine | None = None, dsn: str | None = None, **settings: Any
+    ) -> Worker:
         given: dict[str, Any] = {"name": f"w{len(made) + 1}", "heartbeat": 0.2, "sweep": 0.5} | settings
-        worker = Worker(
-            WorkerSettings(dsn=SecretStr(dsn or worker_dsn), **given), {"local": engine or FakeEngine(world)}
-        )
+        engines: dict[str, Engine] = {"local": engine or FakeEngine(world)}
+        if kubeflow is not None:
+            engines["kubeflow"] = kubeflow
+        worker = Worker(WorkerSettings(dsn=SecretStr(dsn or worker_dsn), **given), engines)
         task = asyncio.create_task(worker.run())
         ready = asyncio.create_task(worker.ready.wait())
         await asyncio.wait({task, ready}, timeout=DEADLINE, return_when=asyncio.FIRST_COMPLETED)

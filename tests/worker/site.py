@@ -42,12 +42,14 @@ TRAIN = "def model_train(x_train, y_train, x_test, y_test):\n    raise NotImplem
 
 @dataclass
 class Site:
-    """``db`` is the superuser's connection, ``as_ann`` ordinary ann's, who has made everything here."""
+    """``db`` is the superuser's connection, ``as_ann`` ordinary ann's, who has made everything here. ``patience``: how
+    long a wait may last."""
 
     db: psycopg.AsyncConnection[Any]
     ann: Role
     as_ann: psycopg.AsyncConnection[Any]
     heard: list[tuple[str, str]] = field(default_factory=list)  # (channel, payload), while waiting
+    patience: float = DEADLINE
 
     async def prepare(self) -> None:
         """Have the job tables tell of every change, and give ann a small table and a pipeline."""
@@ -84,10 +86,10 @@ class Site:
     async def value(self, query: Query, *parameters: Any) -> Any:
         return (await self.row(query, *parameters))[0]
 
-    async def until(self, query: Query, *parameters: Any, deadline: float = DEADLINE) -> Any:
+    async def until(self, query: Query, *parameters: Any, deadline: float | None = None) -> Any:
         """The first column of the first row, as soon as it is true."""
         try:
-            async with asyncio.timeout(deadline):
+            async with asyncio.timeout(deadline or self.patience):
                 while True:
                     found = await self.rows(query, *parameters)
                     if found and found[0][0]:

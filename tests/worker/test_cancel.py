@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from typing import NoReturn
 
 import psycopg
 import pytest
 
 from kwdbml.dataset import Connections, DatabaseError
-from kwdbml.engines.fake import FakeWorld
+from kwdbml.engines.base import Handle
+from kwdbml.engines.fake import FakeEngine, FakeWorld
+from kwdbml.errors import EngineError
 from kwdbml.worker import staging
 from tests.worker import plays
 from tests.worker.conftest import Employ
@@ -93,6 +96,51 @@ async def test_while_it_lands(site: Site, employ: Employ, world: FakeWorld, dsn:
     assert world.jobs == {}
 
 
+async def test_while_the_result_is_fetched(
+    site: Site, employ: Employ, world: FakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine's store may be away for long."""
+    fetching = asyncio.Event()
+
+    async def collect(*_: object) -> NoReturn:
+        fetching.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(FakeEngine, "collect", collect)
+    await employ()
+    job = await site.train()
+    await fetching.wait()
+    await _cancel(site, job)
+    await _nothing_landed(site, world, job)
+
+
+async def test_somebody_else_has_it_while_its_engine_is_away(
+    site: Site, employ: Employ, world: FakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds no slot until the engine comes back."""
+    world.script = held = plays.Held()
+    asked = asyncio.Event()
+
+    async def cancel(*_: object) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    worker = await employ()
+    job = await site.train()
+    await held.at.wait()
+    with monkeypatch.context() as away:
+        away.setattr(FakeEngine, "cancel", cancel)
+        await _cancel(site, job)
+        await asked.wait()
+        await site.run("UPDATE kwdbml.attempt SET token = gen_random_uuid() WHERE job_id = %s", job)
+        async with asyncio.timeout(DEADLINE):
+            while worker._attempts:  # noqa: ASYNC110 nobody tells
+                await asyncio.sleep(0.01)
+    await site.expire()
+    await _nothing_landed(site, world, job)
+
+
 async def test_a_late_cancel_is_refused(site: Site, employ: Employ) -> None:
     await employ()
     job = await site.train()
@@ -159,6 +207,27 @@ async def test_removing_a_job_whose_worker_is_dead(site: Site, employ: Employ, w
     await employ()
     await site.until("SELECT NOT EXISTS (SELECT FROM kwdbml.cleanup)")
     assert world.jobs == {}
+
+
+async def test_one_that_does_not_end_holds_up_no_other(site: Site, employ: Employ, world: FakeWorld) -> None:
+    left, others = set(range(1, 20)), asyncio.Event()
+
+    class Engine(FakeEngine):
+        async def cleanup(self, handle: Handle) -> None:
+            if handle["run"] == "0":
+                await others.wait()
+                raise EngineError("its pods are still there", retryable=True)
+            left.discard(int(str(handle["run"])))
+            if not left:
+                others.set()
+
+    await site.run(
+        "INSERT INTO kwdbml.cleanup (engine, run_name, handle)"
+        " SELECT 'local', n, jsonb_build_object('run', n::text) FROM generate_series(0, 19) n"
+    )
+    await employ(engine=Engine(world))
+    await site.until("SELECT count(*) = 1 FROM kwdbml.cleanup")
+    assert await site.row("SELECT run_name, tries FROM kwdbml.cleanup") == ("0", 1)
 
 
 async def test_removing_a_finished_job_leaves_its_model(site: Site, employ: Employ) -> None:

@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -15,8 +16,9 @@ import pytest
 from kwdbml.engines.base import RunState, RunStatus
 from kwdbml.engines.fake import FakeEngine, FakeJob, FakeWorld
 from kwdbml.errors import EngineError
+from kwdbml.model import JobType
 from kwdbml.worker.loop import Worker
-from tests.fixtures.database import Connect
+from tests.fixtures.database import Connect, MakeRole
 from tests.worker import plays
 from tests.worker.conftest import Employ
 from tests.worker.site import DEADLINE, WAITING, Gate, Site
@@ -51,11 +53,31 @@ async def test_as_many_jobs_at_once_as_allowed(site: Site, employ: Employ, world
     await employ(concurrency=2)
     jobs = [await site.train(model=f"m{n}") for n in range(3)]
     await asyncio.wait_for(both.wait(), 30)
-    await site.until("SELECT count(*) = 1 FROM kwdbml.jobs WHERE phase = 'queued' AND waiting_for = 'a worker'")
+    await site.until(
+        "SELECT count(*) = 1 FROM kwdbml.jobs WHERE phase = 'queued' AND waiting_for = 'a worker for engine local'"
+    )
     assert len(running) == 2
     go.set()
     for job in jobs:
         await site.succeeded(job)
+
+
+async def test_an_engine_that_is_full_holds_up_no_other(
+    site: Site, employ: Employ, world: FakeWorld, tmp_path: Path
+) -> None:
+    far = FakeWorld(tmp_path / "far", held := plays.Held())
+    await employ(kubeflow=FakeEngine(far))
+    first = await site.train(model="first", engine="kubeflow")
+    await held.at.wait()
+    second = await site.train(model="second", engine="kubeflow", priority="HIGH")
+    near = await site.train(model="near")
+    await site.until("SELECT status = 'SUCCEEDED' FROM kwdbml.job WHERE id = %s", near)
+    assert await site.value("SELECT phase FROM kwdbml.jobs WHERE id = %s", second) == "queued"
+    assert len(far.launches) == 1
+    held.go.set()
+    for job in (first, second):
+        await site.succeeded(job)
+    assert (len(world.launches), len(far.launches)) == (1, 2)
 
 
 async def test_higher_priority_first_then_the_older(site: Site, employ: Employ, world: FakeWorld) -> None:
@@ -93,7 +115,7 @@ async def test_a_second_sigterm_lets_go_and_the_next_worker_goes_on(
     await site.in_phase(job, "running")
     worker.stop()
     worker.stop()
-    await site.until("SELECT waiting_for = 'a worker' AND worker IS NULL FROM kwdbml.jobs")
+    await site.until("SELECT waiting_for = 'a worker for engine local' AND worker IS NULL FROM kwdbml.jobs")
     await employ()
     await site.until("SELECT worker LIKE 'w2:%%' FROM kwdbml.jobs")
     held.go.set()
@@ -377,6 +399,28 @@ async def test_the_run_is_told_resources_time_and_environment(site: Site, employ
     run = seen[0]
     assert (run.resources.cpu, run.resources.memory, run.ttl, run.env) == (0.5, 1 << 30, 90.0, {"A": "b"})
     assert not run.trusted
+
+
+async def test_the_run_is_told_what_its_flavour_is(
+    site: Site, employ: Employ, world: FakeWorld, role: MakeRole
+) -> None:
+    """Under the name that the job gave; and whose job of what it is."""
+    with role("chief", member_of=["kwdbml_admin"]).connect() as chief:
+        insert = "INSERT INTO kwdbml.flavour (name, cpu, mem, node_selector) VALUES ('small', '250m', '1Gi', %s)"
+        chief.execute(insert, ['{"a": "b"}'])
+    seen = []
+
+    def script(job: FakeJob) -> int:
+        seen.append(job.run)
+        return plays.step(job)
+
+    world.script = script
+    await employ()
+    await site.succeeded(await site.train(flavour={"name": "small", "cpu": "9"}, labels={"team": "x"}, image="own:1"))
+    resources, placement, about = seen[0].resources, seen[0].placement, seen[0].about
+    assert (resources.cpu, resources.memory) == (0.25, 1 << 30)
+    assert (placement.image, placement.node_selector, placement.mounts) == ("own:1", {"a": "b"}, [])
+    assert (about.type, about.model, about.labels) == (JobType.TRAIN, "public.m", {"team": "x"})
 
 
 async def test_only_built_in_code_is_trusted(site: Site, employ: Employ, world: FakeWorld) -> None:

@@ -116,17 +116,17 @@ async def test_a_requirements_file_has_a_size(scratch: Path) -> None:
 
 async def test_a_package_from_the_machines_index(scratch: Path) -> None:
     try:
-        packages, said = await place(scratch, pipeline=asks("tabulate>=0.8  # small, pure Python\n"))
+        packages, said = await place(scratch, pipeline=asks("inflection>=0.5  # small, pure\n"))
     except MissingRequirement as error:
         pytest.fail(
             f"the package index that this machine is configured for cannot be reached or lacks it: {error.message}"
         )
-    assert (packages / "tabulate" / "__init__.py").is_file()
-    assert any(line.startswith(" + tabulate==") for line in said)
-    code = "import tabulate; print(tabulate.tabulate([['x', 1]], tablefmt='plain'))"
+    assert (packages / "inflection" / "__init__.py").is_file()
+    assert any(line.startswith(" + inflection==") for line in said)
+    code = "import inflection; print(inflection.underscore('DepDelay'))"
     run = [sys.executable, "-I", "-c", f"import sys; sys.path.append({str(packages)!r}); {code}"]
     done = await asyncio.to_thread(subprocess.run, run, capture_output=True, text=True, check=True)
-    assert done.stdout == "x  1\n"
+    assert done.stdout == "dep_delay\n"
 
 
 async def test_a_directory_of_wheels_serves_and_is_asked_once(scratch: Path, wheels: Path) -> None:

@@ -83,7 +83,7 @@ async def test_a_job_runs_where_its_runtime_says(site: Site, launch: Launch, rol
 @pytest.mark.parametrize(
     ("engines", "refused"),
     [
-        ({"local": {"python": "a"}}, False), ({}, False), ({"kubeflow": {"image": "x", "cpu": 2}}, False),
+        ({"local": {"python": "a"}}, False), ({}, False), ({"kubeflow": {"pull_policy": "Never", "cpu": 2}}, False),
         ({"local": {}}, False), ({"local": {"pyhton": "a"}}, True), ({"local": {"python": 3}}, True),
         ({"local": {"python": None}}, True), ({"local": "a"}, True), ({"kubeflow": []}, True), ([], True),
         ({"local": ["python"]}, True),

@@ -57,7 +57,8 @@ BEGIN
        AND NOT EXISTS (SELECT FROM kwdbml.model_version v WHERE v.creator = former)
        AND NOT EXISTS (SELECT FROM kwdbml.pipeline p WHERE p.creator = former)
        AND NOT EXISTS (SELECT FROM kwdbml.model_privilege g WHERE former IN (g.grantee, g.grantor))
-       AND NOT EXISTS (SELECT FROM kwdbml.pipeline_privilege g WHERE former IN (g.grantee, g.grantor)) THEN
+       AND NOT EXISTS (SELECT FROM kwdbml.pipeline_privilege g WHERE former IN (g.grantee, g.grantor))
+       AND NOT EXISTS (SELECT FROM kwdbml.file_system f WHERE former = ANY (f.roles)) THEN
         RAISE EXCEPTION 'role "%" does not exist and has left nothing behind', former
             USING ERRCODE = '42704', HINT = 'The name is taken exactly, in upper and lower case.';
     END IF;
@@ -100,6 +101,9 @@ BEGIN
     SELECT g.pipeline_id, heir, g.privilege, g.grantor FROM kwdbml.pipeline_privilege g WHERE g.grantee = former ON CONFLICT DO NOTHING;
     DELETE FROM kwdbml.model_privilege g WHERE g.grantee = former;
     DELETE FROM kwdbml.pipeline_privilege g WHERE g.grantee = former;
+    UPDATE kwdbml.file_system f
+    SET roles = CASE WHEN heir = ANY (f.roles) THEN array_remove(f.roles, former::name) ELSE array_replace(f.roles, former::name, heir) END
+    WHERE former::name = ANY (f.roles);
 END
 $$;
 COMMENT ON FUNCTION kwdbml._reassign_privileges(text, name) IS 'gives the privileges of a role to another one';

@@ -55,12 +55,13 @@ END
 $$;
 COMMENT ON FUNCTION kwdbml._check_may_compare(kwdbml.model, kwdbml.job) IS 'whether a new version may be compared with the active one';
 
--- Contract: what a runtime is on an engine: equal ones are one environment.
+-- Contract: what a runtime is on an engine: equal ones are one environment. How much of a machine a run gets is none.
 CREATE FUNCTION kwdbml._environment(declared_framework text, declared_runtime text, on_engine text) RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN coalesce(
-        (SELECT jsonb_build_object('image', r.image, 'engine', nullif(r.engines -> on_engine, '{}')) FROM kwdbml.runtime r
+        (SELECT jsonb_build_object('image', r.image, 'engine', nullif((r.engines -> on_engine) - '{pull_policy,cpu,mem}'::text[], '{}'))
+         FROM kwdbml.runtime r
          WHERE (r.framework, r.runtime) = (declared_framework, declared_runtime)),
         '{"image": null, "engine": null}');
 END

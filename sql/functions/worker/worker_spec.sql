@@ -10,7 +10,7 @@ DECLARE
     m kwdbml.model;
     r kwdbml.runtime;
     wanted text;
-    answer jsonb;
+    env jsonb;
 BEGIN
     SELECT * INTO STRICT j FROM kwdbml.job b WHERE b.id = job;
     PERFORM kwdbml._check_creator(j.creator, j.creator_oid);
@@ -43,18 +43,20 @@ BEGIN
     END IF;
     SELECT * INTO r FROM kwdbml.runtime b
     WHERE (b.framework, b.runtime) = (coalesce(v.framework, p.framework), coalesce(v.runtime, p.runtime));
-    SELECT e.env INTO answer FROM kwdbml.job_env e WHERE e.job_id = job;
-    RETURN jsonb_build_object(
+    SELECT e.env INTO env FROM kwdbml.job_env e WHERE e.job_id = job;
+    RETURN kwdbml._placement(j.settings, j.engine, j.creator) || jsonb_build_object(
         -- what was uploaded decides, not what a row says of itself
         'user_code', p.id IS NOT NULL AND (p.algorithm IS NULL OR EXISTS (SELECT FROM kwdbml.artefact f WHERE f.pipeline_id = p.id))
             OR v.id IS NOT NULL AND (v.algorithm IS NULL OR EXISTS (
                 SELECT FROM kwdbml.artefact f WHERE f.model_version_id = v.id AND f.kind <> 'model')),
-        'type', j.type, 'model_name', j.model_name, 'settings', j.settings, 'retries', j.retries, 'env', coalesce(answer, '{}'),
+        'type', j.type, 'settings', j.settings, 'retries', j.retries, 'env', coalesce(env, '{}'),
+        'engine', j.engine, 'creator', j.creator, 'model', j.model_name, 'labels', j.labels, 'annotations', j.annotations,
         'ttl', coalesce(j.settings -> 'ttl', kwdbml._setting('default_ttl')),
         'model_limit', kwdbml._setting('model_limit'),
         'problem_type', coalesce(m.problem_type, p.problem_type),
         'features', coalesce(m.features, p.features), 'target', coalesce(m.target, p.target),
         'framework', coalesce(r.runs_as, v.framework, p.framework), 'runtime', coalesce(r.engines -> j.engine, '{}'),
+        'image', r.image,
         'algorithm', CASE WHEN j.type = 'TRAIN' THEN p.algorithm ELSE v.algorithm END,
         'hyperparameters', coalesce(CASE WHEN j.type = 'TRAIN' THEN p.hyperparameters ELSE v.hyperparameters END, '{}')
             || coalesce(j.settings -> 'hyperparameters', '{}'));

@@ -1,0 +1,1 @@
+"""The pieces of the Kubeflow engine: ``kwdbml.engines.kubeflow`` puts them together."""
